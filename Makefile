@@ -1,0 +1,93 @@
+# `make book` and `make test` need make and Python 3.11 or newer; everything else is installed into .venv.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+.PHONY: book test test-peers bench lab format lock clean distclean help
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+PEERS := .venv-peers/bin
+CHAPTERS := $(wildcard book/*.ipynb)
+PYTEST := -m pytest --numprocesses auto --maxprocesses 8
+
+# One thread in each process: the processes share the cores, and threads that spin while they wait would stall them.
+export OMP_NUM_THREADS ?= 1
+export OMP_WAIT_POLICY ?= PASSIVE
+export JUPYTER_PREFER_ENV_PATH := 1
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+export PYTHONNOUSERSITE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+unexport PYTHONPATH MPLBACKEND
+
+book: .venv/installed ## Execute the chapters, build the book, check the built pages
+	@$(BIN)/python .ci/environment.py
+	rm -rf _build/html _build/.doctrees
+	$(BIN)/jupyter-book build . --all -W -n --keep-going
+	$(BIN)/python $(PYTEST) tests/book
+	@echo "$(CURDIR)/_build/html/index.html"
+
+test: .venv/installed ## Formatting, lint, types, unit tests, doctests, every chapter
+	@$(BIN)/python .ci/environment.py
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/python $(PYTEST)
+	$(if $(CHAPTERS),$(BIN)/python $(PYTEST) --nbmake --nbmake-timeout=300 $(CHAPTERS))
+
+test-peers: .venv-peers/installed ## Comparisons with other libraries, installed beside, into .venv-peers
+	$(PEERS)/python $(PYTEST) tests/peers
+
+bench: .venv-peers/installed ## Speed against other libraries, with the floors that are promised
+	env -u OMP_NUM_THREADS $(PEERS)/python -m benchmarks --strict
+
+lab: .venv/lab-installed ## Open the chapters in JupyterLab
+	$(BIN)/jupyter lab --notebook-dir=book
+
+format: .venv/installed ## Format the code and the cells, mend what ruff can mend
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+lock: ## Write constraints.txt anew, from the newest versions that fit together
+	@$(require_python)
+	rm -rf _build/lock && $(PYTHON) -m venv _build/lock
+	_build/lock/bin/pip install --quiet ".[bench,book,dev,lab,peers,test]"
+	_build/lock/bin/python .ci/lock.py > _build/constraints.txt
+	mv _build/constraints.txt constraints.txt && rm -rf _build/lock
+
+clean: ## Remove what was built
+	rm -rf _build build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find book pgtheory tests benchmarks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+
+distclean: clean ## Remove the environments too
+	rm -rf .venv .venv-peers
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
+		printf '  make %-11s %s\n' "$$name" "$$text"; done
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(call install,.venv,book$(comma)test)
+
+.venv/lab-installed: .venv/installed
+	@$(call install,.venv,lab)
+
+.venv-peers/installed: pyproject.toml constraints.txt
+	@$(call install,.venv-peers,bench$(comma)peers)
+
+comma := ,
+say = { printf '%s\n' "make: $(1)" >&2; exit 1; }
+require_python = test -n "$(PYTHON)" || \
+	$(call say,Python 3.11 or newer is needed and was not found; install it or name it: make PYTHON=/path/to/python); \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	$(call say,$(PYTHON) is not Python 3.11 or newer: name one that is: make PYTHON=/path/to/python); \
+	$(PYTHON) -c 'import ensurepip$(comma) venv' 2>/dev/null || \
+	$(call say,$(PYTHON) has no venv module: install it (on Debian and Ubuntu: apt install python3-venv))
+# $(call install,directory,extras): an environment of its own that holds the package, editable, at the locked versions.
+install = $(require_python); echo "installing .[$(2)] into $(1) (once; a few minutes)"; \
+	$(1)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(1) || \
+	$(call say,could not create $(1) with $(PYTHON)); \
+	$(1)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[$(2)]" || \
+	$(call say,the installation failed (see above): with a package index in reach$(comma) run: make distclean && make); \
+	touch $@

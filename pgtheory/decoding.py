@@ -1,0 +1,507 @@
+r"""From the policy to the tokens: greedy, temperature, top-k, top-p and sampling, as maps of logits :math:`[\dots, V]`.
+
+A filter leaves the logits of the tokens that it keeps and sets the others to :math:`-\infty`: the softmax of the
+result is the distribution :math:`\pi'` that is really sampled from. Equal logits are ranked by index everywhere, the
+lower index first.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pgtheory._checks import (
+    check_at_least_1d,
+    check_count,
+    check_finite,
+    check_floating,
+    check_real,
+    check_same_device,
+    first_place,
+    is_traced,
+)
+
+__all__ = [
+    "decode",
+    "decoded_policy",
+    "decoding_distribution",
+    "decoding_logits",
+    "greedy",
+    "inverse_cdf",
+    "sample",
+    "temperature",
+    "top_k",
+    "top_p",
+]
+
+TIE_FRACTION = 1e-4
+"""A set whose mass falls short of p by less than this part of the next token's probability may count as reaching p."""
+
+_BINS = 4096  # of one pass of the search for the crossing token
+_SORT_UP_TO = 4096  # tokens: below, one sort is faster than the search
+
+
+def greedy(logits: Float[Tensor, "*batch V"]) -> Int[Tensor, "*batch"]:
+    r"""The most probable token, :math:`\operatorname{argmax}_a \pi(a)`; of several, the first. :eq:`eq-greedy`
+
+    Args:
+        logits: Preferences :math:`[\dots, V]`; :math:`-\infty` for a token that is not available.
+
+    Returns:
+        Indices :math:`[\dots]`, `torch.int64`.
+
+    Raises:
+        TypeError: `logits` is not a tensor of floating-point numbers.
+        ValueError: `logits` holds NaN or :math:`+\infty`, or a row of nothing but :math:`-\infty`.
+
+    Source:
+        Sutton and Barto (2018), equation 2.2. `torch.argmax` does not say which of several maxima it returns.
+
+    Example:
+        >>> greedy(torch.tensor([1.0, 3.0, 3.0]))
+        tensor(1)
+    """
+    _check_logits(logits)
+    index = torch.arange(logits.shape[-1], device=logits.device)
+    is_largest = logits == logits.amax(-1, keepdim=True)
+    return torch.where(is_largest, index, logits.shape[-1]).amin(-1)
+
+
+def temperature(logits: Float[Tensor, "*batch V"], tau: float) -> Float[Tensor, "*batch V"]:
+    r"""Logits divided by τ, so that the softmax is proportional to :math:`\pi^{1/\tau}`. :eq:`eq-temperature`
+
+    At τ = 0 the greedy token alone is kept. Where the quotient would overflow, the row's largest logit is subtracted
+    first: the softmax is the same.
+
+    Args:
+        logits: Preferences :math:`[\dots, V]`.
+        tau: The temperature, at least 0.
+
+    Returns:
+        Logits :math:`[\dots, V]` of the distribution at temperature τ.
+
+    Raises:
+        TypeError: `logits` is not a tensor of floating-point numbers, or `tau` is not a number.
+        ValueError: `tau` is negative, NaN or infinite; or `logits` as for `greedy`.
+
+    Source:
+        Hinton, Vinyals and Dean (2015), equation 1; Ackley, Hinton and Sejnowski (1985).
+
+    Example:
+        >>> temperature(torch.tensor([0.0, 1.0]), 0.5)
+        tensor([0., 2.])
+        >>> temperature(torch.tensor([0.0, 1.0]), 0.0)
+        tensor([-inf, 1.])
+    """
+    _check_logits(logits)
+    tau = _check_tau("tau", tau)
+    if tau == 0.0:
+        return top_k(logits, 1)
+    scaled = logits / tau
+    overflows = (scaled.isinf() & logits.isfinite()).any(-1, keepdim=True)
+    return torch.where(overflows, (logits - logits.amax(-1, keepdim=True)) / tau, scaled)
+
+
+def top_k(logits: Float[Tensor, "*batch V"], k: int) -> Float[Tensor, "*batch V"]:
+    r"""The logits of the min(k, V) most probable tokens; the others become :math:`-\infty`. :eq:`eq-top-k`
+
+    Args:
+        logits: Preferences :math:`[\dots, V]`.
+        k: How many tokens to keep, at least 1. Of tokens tied with the k-th, those of lower index stay.
+
+    Returns:
+        Logits :math:`[\dots, V]` with exactly min(k, V) tokens kept.
+
+    Raises:
+        TypeError: `logits` is not a tensor of floating-point numbers, or `k` is not an integer.
+        ValueError: `k` is less than 1; or `logits` as for `greedy`.
+
+    Source:
+        Fan, Lewis and Dauphin (2018), who draw from the 10 most probable words.
+
+    Example:
+        >>> top_k(torch.tensor([2.0, 1.0, 2.0, 2.0]), 2)
+        tensor([2., -inf, 2., -inf])
+    """
+    _check_logits(logits)
+    k = check_count("k", k)
+    if k >= logits.shape[-1]:
+        return logits.clone()
+    boundary = logits.detach().topk(k, sorted=False).values.amin(-1, keepdim=True)
+    larger = (logits.detach() > boundary).sum(-1, keepdim=True)
+    n_ties = k - larger
+    splits_ties = is_traced(logits) or bool(((logits.detach() == boundary).sum(-1, keepdim=True) > n_ties).any())
+    return _keep_from(logits, boundary, n_ties if splits_ties else None)
+
+
+def top_p(logits: Float[Tensor, "*batch V"], p: float) -> Float[Tensor, "*batch V"]:
+    r"""The nucleus: the fewest most probable tokens whose mass reaches p, the crossing one included. :eq:`eq-top-p`
+
+    A token stays while the mass *before* it is less than p; the most probable one always stays, and p = 1 keeps all.
+    Mass is summed in float64. A set counts as reaching p when its shortfall is within rounding (8 eps of float32, or
+    of float64 where the logits have it, plus V eps of float64 for the sum) and less than `TIE_FRACTION` of the next
+    token's probability: so float32 logarithms of 1/2, 1/4, 1/8, 1/8 reach p = 3/4 with two tokens. Logits of 16 bits
+    are taken as exact.
+
+    Eager calls search for the crossing token and depend on the data; under `torch.func` transforms and `torch.compile`
+    the vocabulary is sorted instead, with the same result.
+
+    Args:
+        logits: Preferences :math:`[\dots, V]`.
+        p: The mass to reach, in (0, 1].
+
+    Returns:
+        Logits :math:`[\dots, V]` with the nucleus kept.
+
+    Raises:
+        TypeError: `logits` is not a tensor of floating-point numbers, or `p` is not a number.
+        ValueError: `p` is not in (0, 1]; or `logits` as for `greedy`.
+
+    Source:
+        Holtzman, Buys, Du, Forbes and Choi (2020), section 3.1.
+
+    Example:
+        >>> top_p(torch.tensor([0.125, 0.5, 0.25, 0.125]).log(), 0.75).softmax(-1)
+        tensor([0.0000, 0.6667, 0.3333, 0.0000])
+    """
+    _check_logits(logits)
+    p = _check_p("p", p)
+    if p == 1.0:
+        return logits.clone()
+    values = logits.detach()
+    values = values if values.dtype == torch.float64 else values.float()
+    if is_traced(logits) or logits.device.type != "cpu" or logits.shape[-1] <= _SORT_UP_TO:
+        return logits.masked_fill(~_nucleus_by_sorting(values, p), -math.inf)
+    rows = [_nucleus_boundary(row, p) for row in values.reshape(-1, logits.shape[-1])]
+    boundary, n_ties, n_equal = torch.tensor(rows, dtype=torch.float64).view(*logits.shape[:-1], 3, 1).unbind(-2)
+    return _keep_from(logits, boundary.to(logits.dtype), None if bool((n_ties >= n_equal).all()) else n_ties)
+
+
+def inverse_cdf(logits: Float[Tensor, "*batch V"], uniforms: Float[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
+    r"""The first token whose cumulative probability exceeds u, in the order of the indices. :eq:`eq-inverse-cdf`
+
+    A token of probability 0 is never returned. The cumulative sum is taken in float64.
+
+    Args:
+        logits: Preferences :math:`[\dots, V]`.
+        uniforms: Numbers u in [0, 1), one for each row, float64.
+
+    Returns:
+        Indices :math:`[\dots]`, `torch.int64`.
+
+    Raises:
+        TypeError: `logits` or `uniforms` is not a tensor of floating-point numbers.
+        ValueError: `uniforms` leaves [0, 1) or has not one number for each row; or `logits` as for `greedy`.
+
+    Source:
+        Devroye (1986), chapter III, section 2.
+
+    Example:
+        >>> half_and_half = torch.tensor([0.0, -torch.inf, 0.0]).expand(3, 3)
+        >>> inverse_cdf(half_and_half, torch.tensor([0.0, 0.49, 0.5], dtype=torch.float64))
+        tensor([0, 0, 2])
+    """
+    _check_logits(logits)
+    _check_uniforms(uniforms, logits)
+    cumulative = _weights(logits.detach()).cumsum(-1)
+    # u times the total, rather than u against probabilities: the last sum is then exceeded by no u < 1.
+    reached = uniforms.unsqueeze(-1) * cumulative[..., -1:]
+    return torch.searchsorted(cumulative, reached, right=True).squeeze(-1)
+
+
+def sample(logits: Float[Tensor, "*batch V"], *, generator: torch.Generator | None = None) -> Int[Tensor, "*batch"]:
+    r"""One token of each row, drawn from the softmax of the logits by `inverse_cdf`.
+
+    Args:
+        logits: Preferences :math:`[\dots, V]`; :math:`-\infty` for a token that must not be drawn.
+        generator: Source of the random numbers, on the device of the logits.
+
+    Returns:
+        Indices :math:`[\dots]`, `torch.int64`.
+
+    Raises:
+        TypeError: `logits` is not a tensor of floating-point numbers.
+        ValueError: `generator` is on another device; or `logits` as for `greedy`.
+
+    Source:
+        Devroye (1986), chapter III, section 2. (`torch.multinomial` stops at 2^24 categories and works in the
+        precision of the probabilities.)
+
+    Example:
+        >>> sample(torch.tensor([[-torch.inf, 0.0], [5.0, -torch.inf]]))
+        tensor([1, 0])
+    """
+    _check_logits(logits)
+    if generator is not None and generator.device.type != logits.device.type:
+        raise ValueError(f"generator is on {generator.device} but logits is on {logits.device}: make one there")
+    uniforms = torch.rand(logits.shape[:-1], dtype=torch.float64, device=logits.device, generator=generator)
+    return inverse_cdf(logits, uniforms)
+
+
+# The arguments of the next four functions carry the names of the filters that they pass through.
+_temperature, _top_k, _top_p = temperature, top_k, top_p
+
+
+def decoding_logits(
+    logits: Float[Tensor, "*batch V"], *, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+) -> Float[Tensor, "*batch V"]:
+    r"""The logits of π′: temperature, then top-k, then top-p, each on the result before it. :eq:`eq-decoding-map`
+
+    Args:
+        logits: Preferences :math:`[\dots, V]`.
+        temperature: The temperature τ, at least 0; 0 keeps the greedy token alone.
+        top_k: Tokens to keep, at least 1; None keeps all.
+        top_p: Mass to reach, in (0, 1]; None keeps all.
+
+    Returns:
+        Logits :math:`[\dots, V]`, :math:`-\infty` for the tokens left out.
+
+    Raises:
+        TypeError: `logits`, `temperature`, `top_k` or `top_p` has the wrong type.
+        ValueError: `temperature` is negative or not finite, `top_k` < 1, or `top_p` not in (0, 1]; or `logits` as for
+            `greedy`.
+
+    Source:
+        The order is that of `transformers` (Wolf et al., 2020).
+
+    Example:
+        >>> decoding_logits(torch.tensor([0.0, 1.0, 2.0]), temperature=0.5, top_k=2)
+        tensor([-inf, 2., 4.])
+    """
+    tau = _check_tau("temperature", temperature)
+    k = None if top_k is None else check_count("top_k", top_k)
+    p = None if top_p is None else _check_p("top_p", top_p)
+    filtered = _temperature(logits, tau)
+    filtered = filtered if k is None else _top_k(filtered, k)
+    return filtered if p is None else _top_p(filtered, p)
+
+
+def decoding_distribution(
+    logits: Float[Tensor, "*batch V"], *, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+) -> Float[Tensor, "*batch V"]:
+    r"""The distribution π′ that `decode` samples from, as a table: the map π → π′. :eq:`eq-decoding-map`
+
+    Args:
+        logits: Preferences :math:`[\dots, V]`; for a policy given as probabilities, their logarithms.
+        temperature: The temperature τ, at least 0; 0 gives the greedy token probability 1.
+        top_k: Tokens to keep, at least 1; None keeps all.
+        top_p: Mass to reach, in (0, 1]; None keeps all.
+
+    Returns:
+        Probabilities :math:`[\dots, V]`; exactly 0 for the tokens left out.
+
+    Raises:
+        TypeError: As for `decoding_logits`.
+        ValueError: As for `decoding_logits`.
+
+    Source:
+        Holtzman, Buys, Du, Forbes and Choi (2020), section 3.1.
+
+    Example:
+        >>> decoding_distribution(torch.tensor([0.5, 0.25, 0.25]).log(), temperature=0.5)
+        tensor([0.6667, 0.1667, 0.1667])
+    """
+    return decoding_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p).softmax(-1)
+
+
+def decoded_policy(
+    policy: Float[Tensor, "*batch S A"],
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Float[Tensor, "*batch S A"]:
+    r"""The table of π′ for a table of π: `decoding_distribution` in every state. :eq:`eq-decoding-map`
+
+    Args:
+        policy: Probabilities π(a|s), :math:`[\dots, S, A]`; a row of zeros, as of a terminal state, stays as it is.
+        temperature: The temperature τ, at least 0.
+        top_k: Actions to keep in each state, at least 1; None keeps all.
+        top_p: Mass to reach in each state, in (0, 1]; None keeps all.
+
+    Returns:
+        Probabilities π′(a|s), :math:`[\dots, S, A]`.
+
+    Raises:
+        TypeError: As for `decoding_logits`.
+        ValueError: As for `decoding_logits`; or an entry of `policy` is negative or not finite.
+
+    Source:
+        Holtzman, Buys, Du, Forbes and Choi (2020), section 3.1, applied state by state.
+
+    Example:
+        >>> decoded_policy(torch.tensor([[0.5, 0.3, 0.2], [0.0, 0.0, 0.0]]), top_k=2)
+        tensor([[0.6250, 0.3750, 0.0000],
+                [0.0000, 0.0000, 0.0000]])
+    """
+    check_floating("policy", policy)
+    check_finite("policy", policy)
+    if not is_traced(policy) and bool((policy < 0).any()):
+        raise ValueError(f"policy is negative at {first_place(policy < 0)}")
+    positive = policy > 0
+    acts = positive.any(-1, keepdim=True)
+    # log 0 = -inf, with no gradient through it; a row without actions is set aside.
+    logits = torch.where(positive, policy, 1).log().masked_fill(~positive & acts, -math.inf)
+    decoded = decoding_distribution(logits, temperature=temperature, top_k=top_k, top_p=top_p)
+    return torch.where(acts, decoded, policy)
+
+
+def decode(
+    logits: Float[Tensor, "*batch V"],
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Int[Tensor, "*batch"]:
+    r"""One token of each row, drawn from π′: temperature, top-k, top-p, then `sample`. :eq:`eq-decoding-map`
+
+    Args:
+        logits: Preferences :math:`[\dots, V]`.
+        temperature: The temperature τ, at least 0; 0 is greedy decoding.
+        top_k: Tokens to keep, at least 1; None keeps all.
+        top_p: Mass to reach, in (0, 1]; None keeps all.
+        generator: Source of the random numbers, on the device of the logits.
+
+    Returns:
+        Indices :math:`[\dots]`, `torch.int64`.
+
+    Raises:
+        TypeError: As for `decoding_logits`.
+        ValueError: As for `decoding_logits` and `sample`.
+
+    Source:
+        The order is that of `transformers` (Wolf et al., 2020).
+
+    Example:
+        >>> decode(torch.tensor([0.0, 3.0, 3.0]), temperature=0)
+        tensor(1)
+    """
+    return sample(decoding_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p), generator=generator)
+
+
+def _keep_from(logits: Tensor, boundary: Tensor, n_ties: Tensor | None) -> Tensor:
+    """`logits` above the row's `boundary`, and the first `n_ties` of those that equal it (None: all); else -inf."""
+    values = logits.detach()
+    dropped = values < boundary
+    if n_ties is not None:
+        ties = values == boundary
+        dropped = dropped | (ties & (ties.cumsum(-1, dtype=torch.int32) > n_ties))
+    return logits.masked_fill(dropped, -math.inf)
+
+
+def _weights(values: Tensor) -> Tensor:
+    """π(a) / max π in float64."""
+    return values.to(torch.float64, copy=True).sub_(values.amax(-1, keepdim=True)).exp_()
+
+
+def _tie_tolerance(values: Tensor) -> float:
+    """The mass that rounding may have taken from a set: of the logits to their dtype, and of a sum of V terms."""
+    return 8 * torch.finfo(values.dtype).eps + values.shape[-1] * torch.finfo(torch.float64).eps
+
+
+def _in_nucleus(ranked: Tensor, p: float) -> Tensor:
+    """Which of the values [..., V], in descending order, are in the nucleus: those with less than p before them."""
+    weights = _weights(ranked)
+    cumulative = weights.cumsum(-1)
+    before = torch.cat([torch.zeros_like(cumulative[..., :1]), cumulative[..., :-1]], dim=-1)
+    slack = (TIE_FRACTION * weights).clamp(max=_tie_tolerance(ranked) * cumulative[..., -1:])
+    first = torch.arange(ranked.shape[-1], device=ranked.device) == 0
+    return (before + slack < p * cumulative[..., -1:]) | first
+
+
+def _nucleus_by_sorting(values: Tensor, p: float) -> Tensor:
+    """The mask of the nucleus: everything sorted, everything summed."""
+    ranked, order = torch.sort(values, dim=-1, descending=True, stable=True)
+    kept = _in_nucleus(ranked, p)
+    return torch.zeros_like(kept).scatter(-1, order, kept)
+
+
+def _nucleus_boundary(values: Tensor, p: float) -> tuple[float, int, int]:
+    """The least logit in the nucleus of `values` [V], how many of the tokens with it belong, and how many have it.
+
+    A search instead of a sort. Each pass sums the mass in bins between the largest and the smallest candidate, and goes
+    on with those in the bin where it crosses p. The two never share a bin, so every pass leaves fewer candidates, until
+    all that are left are equal.
+    """
+    weights, largest = _weights(values), values.amax().item()
+    total, slack = weights.sum().item(), _tie_tolerance(values)
+    # Tokens with less than (1 - p) / V of the mass are not needed: together they have less than 1 - p.
+    lowest = max(values.amin().item(), largest + math.log((1 - p) / len(values) * total))
+    highest, before = largest, 0.0
+    values, weights, found = _only_if_few(values, weights, values >= lowest)
+    while lowest < highest:
+        found, before = _crossing_bin(values, weights, lowest, highest, before, p * total)
+        values, weights, found = _only_if_few(values, weights, found)
+        lowest = torch.where(found, values, math.inf).amin().item()
+        highest = torch.where(found, values, -math.inf).amax().item()
+    weight = math.exp(highest - largest)
+    n_ties = math.ceil((p * total - min(slack * total, TIE_FRACTION * weight) - before) / weight)
+    return highest, max(n_ties, 1 if before == 0 else 0), int(found.count_nonzero())
+
+
+def _only_if_few(values: Tensor, weights: Tensor, found: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The candidates alone, or all if an eighth of them are: to gather many costs more than to pass over the rest."""
+    if 8 * int(found.count_nonzero()) > len(found):
+        return values, weights, found
+    at = found.nonzero().squeeze(-1)
+    return values[at], weights[at], found[at]
+
+
+def _crossing_bin(
+    values: Tensor, weights: Tensor, lowest: float, highest: float, before: float, target: float
+) -> tuple[Tensor, float]:
+    """Which of `values` [M] lie in the bin where the mass crosses `target`, and the mass before that bin."""
+    # 1 for the highest candidate ... _BINS for the lowest; 0 for what is above them, _BINS + 1 for what is below
+    steps = ((highest - values) / (highest - lowest)).mul_(_BINS - 1)
+    bins = steps.floor_().clamp_(-1, _BINS).add_(1).int()
+    mass = torch.bincount(bins, weights, minlength=_BINS + 2)[1:-1]
+    mass_before = torch.cat([mass.new_tensor([before]), mass[:-1]]).cumsum(0)
+    crossing = int(((mass_before < target) & (mass > 0)).nonzero()[-1])
+    return bins == crossing + 1, mass_before[crossing].item()
+
+
+def _check_logits(logits: Tensor) -> None:
+    """Raise unless every row of `logits` is a distribution: no NaN, no +inf, and something above -inf."""
+    check_floating("logits", logits)
+    check_at_least_1d("logits", logits, "the vocabulary")
+    if logits.shape[-1] == 0:
+        raise ValueError(f"logits has shape {list(logits.shape)}: the vocabulary is empty")
+    if is_traced(logits):
+        return
+    largest = logits.detach().amax(-1)  # NaN where the row holds one
+    if bool(largest.isfinite().all()):
+        return
+    for fault, bad in (("NaN", logits.isnan()), ("+inf", logits == math.inf)):
+        if bool(bad.any()):
+            raise ValueError(f"logits is {fault} at {first_place(bad)}")
+    row = f"row {first_place(largest == -math.inf)} of logits" if largest.ndim else "logits"
+    raise ValueError(f"{row} is -inf throughout: no token is available")
+
+
+def _check_tau(name: str, value: object) -> float:
+    """Return the temperature as a float; raise `ValueError` unless it is finite and at least 0."""
+    tau = check_real(name, value)
+    if not 0.0 <= tau < math.inf:
+        raise ValueError(f"{name} must be finite and at least 0, not {tau}")
+    return tau
+
+
+def _check_p(name: str, value: object) -> float:
+    """Return the mass to reach as a float; raise `ValueError` unless it is in (0, 1]."""
+    p = check_real(name, value)
+    if not 0.0 < p <= 1.0:
+        raise ValueError(f"{name} must be in (0, 1], not {p}")
+    return p
+
+
+def _check_uniforms(uniforms: Tensor, logits: Tensor) -> None:
+    """Raise unless `uniforms` holds one number in [0, 1) for each row of `logits`, on the same device."""
+    check_floating("uniforms", uniforms)
+    check_same_device("uniforms", uniforms, "logits", logits)
+    if uniforms.shape != logits.shape[:-1]:
+        raise ValueError(f"uniforms has shape {list(uniforms.shape)}, expected {list(logits.shape[:-1])}")
+    bad = uniforms.new_zeros(()).bool() if is_traced(uniforms) else ~((uniforms >= 0) & (uniforms < 1))
+    if bool(bad.any()):
+        raise ValueError(f"uniforms is {uniforms[bad][0].item()} at {first_place(bad)}, not in [0, 1)")

@@ -1,0 +1,779 @@
+r"""Chapter 3: how good a state and an action are: :math:`v_\pi`, :math:`q_\pi`, the advantage, :math:`v_*`."""
+
+import warnings
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pgtheory import _checks
+from pgtheory._krylov import bicgstab, gmres, largest, richardson
+from pgtheory.mdp import DENSE_LIMIT, FiniteMDP, check_policy, equiprobable_policy
+from pgtheory.returns import returns_to_go
+
+if TYPE_CHECKING:
+    from pgtheory.trajectories import Trajectories
+
+__all__ = [
+    "MonteCarloValues",
+    "action_values",
+    "advantages",
+    "bellman_expectation",
+    "bellman_optimality",
+    "finite_horizon_optimal_values",
+    "finite_horizon_values",
+    "greedy_policy",
+    "monte_carlo_values",
+    "one_step_lookahead",
+    "optimal_policy",
+    "optimal_values",
+    "solve_bellman",
+    "state_values",
+]
+
+# Up to this many states the linear system is solved densely: there LU costs about as much as a Krylov method, or less.
+DENSE_STATES = 600
+
+# A solution is returned only if its residual is at most this fraction of the right-hand side, in the maximum norm.
+RESIDUAL = 1e-10
+
+# The Krylov methods aim lower, so that rounding does not decide whether the check is passed.
+TARGET = 1e-13
+
+
+def state_values(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], gamma: float) -> Float[Tensor, "*batch S"]:
+    r"""The value :math:`v_\pi(s) = \mathbb{E}_\pi[G_t \mid S_t = s]` of every state under a policy.
+
+    Equation :eq:`eq-state-value` of the book, computed as the solution of :eq:`eq-bellman-matrix`. It is
+    differentiable in ``policy``, by either route of ``solve_bellman``. Terminal states have the value 0.
+
+    Args:
+        mdp: the MDP.
+        policy: :math:`\pi(a \mid s)`, ``[..., S, A]``; the rows of terminal states are not read.
+        gamma: the discount :math:`\gamma \in [0, 1]`. With :math:`\gamma = 1` the policy must surely terminate.
+
+    Returns:
+        :math:`v_\pi`, ``[..., S]``.
+
+    Raises:
+        ValueError: if ``gamma`` is outside [0, 1], if ``policy`` is not a policy of ``mdp``, or if ``gamma`` is 1 and
+            there is a state from which the policy never reaches a terminal state; the message names it.
+        TypeError: if the dtype of ``policy`` is not that of ``mdp``.
+        RuntimeError: if no solver brings the residual down to 1e-10 of the rewards.
+
+    Source:
+        Sutton and Barto, *Reinforcement Learning: An Introduction*, 2nd ed., 2018, eq. (3.12) and (3.14).
+
+    Example:
+        A coin is tossed until it shows heads, at a cost of 1 per toss: two tosses on average.
+
+        >>> coin = FiniteMDP.from_outcomes(
+        ...     [(0, 0, 0, -1.0, 0.5), (0, 0, 1, -1.0, 0.5)], n_states=2, n_actions=1, initial=0, terminal=[1]
+        ... )
+        >>> state_values(coin, torch.ones(2, 1, dtype=torch.float64), 1.0).tolist()
+        [-2.0, 0.0]
+    """
+    check_policy(mdp, policy)
+    # r_π(s) = Σ_a π(a|s) Σ_{s',r} p(s',r|s,a) r
+    weights = _outcome_weights(mdp, policy)
+    rewards = _sum_by_state(mdp, weights * mdp.rewards[mdp.outcomes.reward_index])
+    return solve_bellman(mdp, policy, gamma, rewards)
+
+
+def action_values(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], gamma: float) -> Float[Tensor, "*batch S A"]:
+    r"""The value :math:`q_\pi(s, a) = \mathbb{E}_\pi[G_t \mid S_t = s, A_t = a]` of every action under a policy.
+
+    Equation :eq:`eq-action-value` of the book. It is 0 where the action is not available.
+
+    Args:
+        mdp: the MDP.
+        policy: :math:`\pi(a \mid s)`, ``[..., S, A]``.
+        gamma: the discount, in [0, 1].
+
+    Returns:
+        :math:`q_\pi`, ``[..., S, A]``.
+
+    Raises:
+        ValueError: as ``state_values``.
+        TypeError: as ``state_values``.
+        RuntimeError: as ``state_values``.
+
+    Source:
+        Sutton and Barto, *Reinforcement Learning: An Introduction*, 2nd ed., 2018, eq. (3.13) and Exercise 3.13.
+
+    Example:
+        >>> from pgtheory import gallery
+        >>> from pgtheory.mdp import equiprobable_policy
+        >>> walk = gallery.random_walk()
+        >>> action_values(walk, equiprobable_policy(walk), 1.0).shape[0] == walk.n_states
+        True
+    """
+    return one_step_lookahead(mdp, state_values(mdp, policy, gamma), gamma)
+
+
+def advantages(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], gamma: float) -> Float[Tensor, "*batch S A"]:
+    r"""The advantage :math:`q_\pi(s, a) - v_\pi(s)` of every action; 0 where the action is not available.
+
+    Equation :eq:`eq-advantage` of the book.
+
+    Args:
+        mdp: the MDP.
+        policy: :math:`\pi(a \mid s)`, ``[..., S, A]``.
+        gamma: the discount, in [0, 1].
+
+    Returns:
+        The advantages, ``[..., S, A]``; weighted by the policy they sum to 0 in every state.
+
+    Raises:
+        ValueError: as ``state_values``.
+        TypeError: as ``state_values``.
+        RuntimeError: as ``state_values``.
+
+    Source:
+        Baird, "Advantage Updating", technical report WL-TR-93-1146, Wright Laboratory, 1993.
+
+    Example:
+        >>> from pgtheory import gallery
+        >>> from pgtheory.mdp import equiprobable_policy
+        >>> robot = gallery.recycling_robot()
+        >>> policy = equiprobable_policy(robot)
+        >>> bool(((policy * advantages(robot, policy, 0.9)).sum(-1).abs() < 1e-12).all())
+        True
+    """
+    values = state_values(mdp, policy, gamma)
+    return torch.where(mdp._available, one_step_lookahead(mdp, values, gamma) - values[..., None], 0.0)
+
+
+def solve_bellman(
+    mdp: FiniteMDP,
+    policy: Float[Tensor, "*batch S A"],
+    gamma: float,
+    right_hand_side: Float[Tensor, "*batch S"],
+    *,
+    transpose: bool = False,
+) -> Float[Tensor, "*batch S"]:
+    r"""The solution of :math:`(I - \gamma P_\pi)\, x = b`, or of :math:`(I - \gamma P_\pi^\top)\, x = b`.
+
+    With :math:`b = r_\pi` it is :math:`v_\pi` (:eq:`eq-bellman-matrix`); transposed, with the start distribution as
+    :math:`b`, it is how often each state is visited, counted with the discount. Up to 600 states the system is
+    solved by LU, beyond by BiCGSTAB, and where that fails by GMRES, by repeated backups, and by LU if the matrix
+    fits. Both routes work in float64, check the residual of what they return, and are differentiable (twice) in
+    ``policy`` and ``right_hand_side``; the sparse one by the adjoint system, at the cost of one more solve.
+
+    Args:
+        mdp: the MDP.
+        policy: :math:`\pi(a \mid s)`, ``[..., S, A]``.
+        gamma: the discount, in [0, 1]. With :math:`\gamma = 1` the policy must surely terminate.
+        right_hand_side: :math:`b`, ``[..., S]``; its batch dimensions are broadcast with those of ``policy``.
+        transpose: whether to solve the transposed system.
+
+    Returns:
+        :math:`x`, ``[..., S]``, with
+        :math:`\lVert b - (I - \gamma P_\pi) x \rVert_\infty \le 10^{-10} \lVert b \rVert_\infty`,
+        or as small as float64 resolves beside :math:`\lVert x \rVert_\infty`.
+
+    Raises:
+        ValueError: as ``state_values``, and if ``right_hand_side`` does not fit or is not finite.
+        TypeError: if a dtype is not that of ``mdp``.
+        RuntimeError: if no solver brings the residual down.
+
+    Source:
+        Puterman, *Markov Decision Processes*, 1994, Theorem 6.1.1.
+
+    Example:
+        The coin of ``state_values``: state 0 is visited twice on average, and then state 1 once.
+
+        >>> coin = FiniteMDP.from_outcomes(
+        ...     [(0, 0, 0, -1.0, 0.5), (0, 0, 1, -1.0, 0.5)], n_states=2, n_actions=1, initial=0, terminal=[1]
+        ... )
+        >>> solve_bellman(coin, torch.ones(2, 1, dtype=torch.float64), 1.0, coin.initial, transpose=True).tolist()
+        [2.0, 1.0]
+    """
+    gamma = _checks.check_gamma(gamma)
+    check_policy(mdp, policy)
+    _check_state_tensor(mdp, "right_hand_side", right_hand_side)
+    if gamma == 1.0 and not _checks.is_traced(policy):
+        _check_surely_terminates(mdp, policy)
+    weights = _outcome_weights(mdp, policy)
+    b = (right_hand_side + weights.new_zeros(*weights.shape[:-1], 1)).double()
+    weights = weights.expand(*b.shape[:-1], -1).double()
+    fits = mdp.n_states <= DENSE_STATES and b.numel() * mdp.n_states <= DENSE_LIMIT
+    system = _System(mdp.outcomes.state, mdp.outcomes.next_state, gamma, transpose)
+    return (_solve_dense if fits else _solve_sparsely)(weights, b, system).to(mdp.dtype)
+
+
+def one_step_lookahead(mdp: FiniteMDP, values: Float[Tensor, "*batch S"], gamma: float) -> Float[Tensor, "*batch S A"]:
+    r"""The value :math:`\sum_{s', r} p(s', r \mid s, a) (r + \gamma v(s'))` of each action, given those of states.
+
+    With :math:`v = v_\pi` it is :math:`q_\pi`, equation :eq:`eq-action-value` of the book.
+
+    Args:
+        mdp: the MDP.
+        values: any :math:`v`, ``[..., S]``.
+        gamma: the discount, in [0, 1].
+
+    Returns:
+        ``[..., S, A]``, 0 where the action is not available.
+
+    Raises:
+        ValueError: if ``gamma`` is outside [0, 1], or if ``values`` does not fit or is not finite.
+        TypeError: if the dtype of ``values`` is not that of ``mdp``.
+
+    Source:
+        Sutton and Barto, *Reinforcement Learning: An Introduction*, 2nd ed., 2018, eq. (4.6).
+
+    Example:
+        >>> mdp = FiniteMDP.from_outcomes([(0, 0, 1, 5.0, 1.0)], n_states=2, n_actions=1, initial=0, terminal=[1])
+        >>> one_step_lookahead(mdp, torch.tensor([0.0, 0.0], dtype=torch.float64), 0.9).tolist()
+        [[5.0], [0.0]]
+    """
+    gamma = _checks.check_gamma(gamma)
+    _check_state_tensor(mdp, "values", values)
+    o = mdp.outcomes
+    # p(s',r|s,a) (r + γ v(s'))
+    terms = o.probability * (mdp.rewards[o.reward_index] + gamma * values.index_select(-1, o.next_state))
+    flat = terms.new_zeros(*values.shape[:-1], mdp.n_states * mdp.n_actions)
+    return flat.index_add(-1, _pair(mdp), terms).reshape(*values.shape, mdp.n_actions)
+
+
+def bellman_expectation(
+    mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], values: Float[Tensor, "*batch S"], gamma: float
+) -> Float[Tensor, "*batch S"]:
+    r"""The Bellman operator of a policy, :math:`T_\pi v = r_\pi + \gamma P_\pi v`, applied once.
+
+    Equation :eq:`eq-bellman` of the book says that :math:`v_\pi` is its fixed point.
+
+    Args:
+        mdp: the MDP.
+        policy: :math:`\pi(a \mid s)`, ``[..., S, A]``.
+        values: any :math:`v`, ``[..., S]``; its batch dimensions are broadcast with those of ``policy``.
+        gamma: the discount, in [0, 1].
+
+    Returns:
+        :math:`T_\pi v`, ``[..., S]``; 0 in terminal states.
+
+    Raises:
+        ValueError: if ``gamma`` is outside [0, 1], if ``policy`` is not a policy of ``mdp``, or if ``values`` does not
+            fit.
+        TypeError: if a dtype is not that of ``mdp``.
+
+    Source:
+        Sutton and Barto, *Reinforcement Learning: An Introduction*, 2nd ed., 2018, eq. (4.5).
+
+    Example:
+        >>> mdp = FiniteMDP.from_outcomes([(0, 0, 1, 5.0, 1.0)], n_states=2, n_actions=1, initial=0, terminal=[1])
+        >>> one = torch.ones(2, 1, dtype=torch.float64)
+        >>> bellman_expectation(mdp, one, torch.tensor([7.0, 2.0], dtype=torch.float64), 0.5).tolist()
+        [6.0, 0.0]
+    """
+    gamma = _checks.check_gamma(gamma)
+    check_policy(mdp, policy)
+    _check_state_tensor(mdp, "values", values)
+    o = mdp.outcomes
+    targets = mdp.rewards[o.reward_index] + gamma * values.index_select(-1, o.next_state)
+    return _sum_by_state(mdp, _outcome_weights(mdp, policy) * targets)
+
+
+def bellman_optimality(mdp: FiniteMDP, values: Float[Tensor, "*batch S"], gamma: float) -> Float[Tensor, "*batch S"]:
+    r"""The Bellman optimality operator, :math:`(Tv)(s) = \max_a \sum_{s', r} p(s', r \mid s, a)(r + \gamma v(s'))`.
+
+    Equation :eq:`eq-bellman-optimality` of the book says that :math:`v_*` is its fixed point.
+
+    Args:
+        mdp: the MDP.
+        values: any :math:`v`, ``[..., S]``.
+        gamma: the discount, in [0, 1].
+
+    Returns:
+        :math:`Tv`, ``[..., S]``; 0 in terminal states.
+
+    Raises:
+        ValueError: as ``one_step_lookahead``.
+        TypeError: as ``one_step_lookahead``.
+
+    Source:
+        Sutton and Barto, *Reinforcement Learning: An Introduction*, 2nd ed., 2018, eq. (4.10).
+
+    Example:
+        >>> from pgtheory import gallery
+        >>> robot = gallery.recycling_robot()
+        >>> best = optimal_values(robot, 0.9)
+        >>> torch.allclose(bellman_optimality(robot, best, 0.9), best)
+        True
+    """
+    best = _available_values(mdp, values, gamma).amax(-1)
+    return torch.where(mdp.terminal, 0.0, best)
+
+
+def greedy_policy(mdp: FiniteMDP, values: Float[Tensor, "*batch S"], gamma: float) -> Float[Tensor, "*batch S A"]:
+    r"""The policy that takes in every state the action of the largest ``one_step_lookahead``.
+
+    Actions that differ by rounding only are tied, and the tie goes to the lowest index. With :math:`\gamma < 1` the
+    greedy policy of :math:`v_*` is optimal. With :math:`\gamma = 1` it need not even terminate, because an action
+    that leads round in a circle at no cost ties with the best one; use ``optimal_policy`` there.
+
+    Args:
+        mdp: the MDP.
+        values: any :math:`v`, ``[..., S]``.
+        gamma: the discount, in [0, 1].
+
+    Returns:
+        A table of zeros and ones, ``[..., S, A]``; the rows of terminal states are zero.
+
+    Raises:
+        ValueError: as ``one_step_lookahead``.
+        TypeError: as ``one_step_lookahead``.
+
+    Source:
+        Sutton and Barto, *Reinforcement Learning: An Introduction*, 2nd ed., 2018, eq. (4.9).
+
+    Example:
+        >>> from pgtheory import gallery
+        >>> robot = gallery.recycling_robot()
+        >>> greedy_policy(robot, optimal_values(robot, 0.9), 0.9).sum(-1).tolist()
+        [1.0, 1.0]
+    """
+    q = _available_values(mdp, values.detach(), gamma)
+    rounding = 256 * torch.finfo(q.dtype).eps * values.detach().abs().amax(-1)[..., None, None]
+    tied = q >= q.amax(-1, keepdim=True) - rounding
+    # the first True of a row: argmax has no promise about ties, a cumulative count has
+    first = tied & (tied.cumsum(-1) == 1)
+    return torch.where(mdp._available & first, 1.0, 0.0).to(mdp.dtype)
+
+
+def optimal_values(mdp: FiniteMDP, gamma: float) -> Float[Tensor, "S"]:
+    r"""The optimal values :math:`v_*(s) = \max_\pi v_\pi(s)`, by policy iteration.
+
+    Equation :eq:`eq-bellman-optimality` of the book. With :math:`\gamma = 1` the maximum is over the policies that
+    surely terminate, the only ones that have a value here. It exists if a terminal state can be reached from every
+    state and no cycle of states has a positive mean reward; both are checked.
+
+    Args:
+        mdp: the MDP.
+        gamma: the discount, in [0, 1].
+
+    Returns:
+        :math:`v_*`, ``[S]``, the value of ``optimal_policy``: no action improves on it by more than 1e-11 of the
+        largest value.
+
+    Raises:
+        ValueError: if ``gamma`` is outside [0, 1]; if ``gamma`` is 1 and no policy reaches a terminal state from some
+            state, or the values are unbounded. The message names the state.
+        RuntimeError: as ``state_values``.
+
+    Source:
+        Howard, *Dynamic Programming and Markov Processes*, 1960; Puterman, *Markov Decision Processes*, 1994,
+        section 6.4. For gamma = 1: Bertsekas and Tsitsiklis, "An Analysis of Stochastic Shortest Path Problems",
+        Mathematics of Operations Research 16(3), 1991.
+
+    Example:
+        >>> mdp = FiniteMDP.from_outcomes(
+        ...     [(0, 0, 1, 5.0, 1.0), (0, 1, 0, 1.0, 1.0)], n_states=2, n_actions=2, initial=0, terminal=[1]
+        ... )
+        >>> optimal_values(mdp, 0.5).tolist(), round(optimal_values(mdp, 0.9)[0].item(), 9)
+        ([5.0, 0.0], 10.0)
+    """
+    return _policy_iteration(mdp, gamma)[0]
+
+
+def optimal_policy(mdp: FiniteMDP, gamma: float) -> Float[Tensor, "S A"]:
+    r"""A policy whose value is ``optimal_values``; with :math:`\gamma = 1` it surely terminates.
+
+    In a state where no action ever improves on choosing among all of them with equal probability, that is what it
+    does; in all others it takes one action.
+
+    Args:
+        mdp: the MDP.
+        gamma: the discount, in [0, 1].
+
+    Returns:
+        The policy, ``[S, A]``.
+
+    Raises:
+        ValueError: as ``optimal_values``.
+        RuntimeError: as ``state_values``.
+
+    Source:
+        Howard, *Dynamic Programming and Markov Processes*, 1960.
+
+    Example:
+        >>> mdp = FiniteMDP.from_outcomes(
+        ...     [(0, 0, 1, 5.0, 1.0), (0, 1, 0, 1.0, 1.0)], n_states=2, n_actions=2, initial=0, terminal=[1]
+        ... )
+        >>> optimal_policy(mdp, 0.5).tolist(), optimal_policy(mdp, 0.9).tolist()
+        ([[1.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]])
+    """
+    return _policy_iteration(mdp, gamma)[1]
+
+
+def finite_horizon_values(
+    mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], gamma: float, *, horizon: int
+) -> Float[Tensor, "*batch T+1 S"]:
+    r"""The values :math:`v_t(s) = \mathbb{E}_\pi[G_t \mid S_t = s]` where every episode stops at time :math:`T`.
+
+    Equation :eq:`eq-finite-horizon-value` of the book: :math:`v_T = 0` and :math:`v_t = T_\pi v_{t+1}`. It needs no
+    condition on the policy, :math:`\gamma = 1` included.
+
+    Args:
+        mdp: the MDP.
+        policy: :math:`\pi(a \mid s)`, ``[..., S, A]``, the same at every time.
+        gamma: the discount, in [0, 1].
+        horizon: :math:`T`, at least 1.
+
+    Returns:
+        ``[..., T+1, S]``: row t holds :math:`v_t`, and the last row is 0.
+
+    Raises:
+        ValueError: if ``gamma`` is outside [0, 1], if ``policy`` is not a policy of ``mdp``, or if ``horizon`` is
+            below 1.
+        TypeError: if the dtype of ``policy`` is not that of ``mdp``, or if ``horizon`` is not an integer.
+
+    Source:
+        Puterman, *Markov Decision Processes*, 1994, section 4.2.
+
+    Example:
+        >>> mdp = FiniteMDP.from_outcomes([(0, 0, 0, 1.0, 1.0)], n_states=1, n_actions=1, initial=0)
+        >>> finite_horizon_values(mdp, torch.ones(1, 1, dtype=torch.float64), 0.5, horizon=3)[:, 0].tolist()
+        [1.75, 1.5, 1.0, 0.0]
+    """
+    gamma = _checks.check_gamma(gamma)
+    check_policy(mdp, policy)
+    o, weights = mdp.outcomes, _outcome_weights(mdp, policy)
+    rewards = _sum_by_state(mdp, weights * mdp.rewards[o.reward_index])
+    values = [torch.zeros_like(rewards)]
+    for _ in range(_checks.check_count("horizon", horizon)):
+        # v_t = r_π + γ P_π v_{t+1}
+        values.append(rewards + gamma * _sum_by_state(mdp, weights * values[-1].index_select(-1, o.next_state)))
+    return torch.stack(values[::-1], -2)
+
+
+def finite_horizon_optimal_values(
+    mdp: FiniteMDP, gamma: float, *, horizon: int
+) -> tuple[Float[Tensor, "T+1 S"], Float[Tensor, "T S A"]]:
+    r"""The optimal values where every episode stops at time :math:`T`, and a policy for every time that attains them.
+
+    :math:`v_T = 0` and :math:`v_t = T v_{t+1}` with the Bellman optimality operator. In general the best action
+    depends on the time.
+
+    Args:
+        mdp: the MDP.
+        gamma: the discount, in [0, 1].
+        horizon: :math:`T`, at least 1.
+
+    Returns:
+        The values, ``[T+1, S]``, and the greedy policy at each time, ``[T, S, A]``.
+
+    Raises:
+        ValueError: if ``gamma`` is outside [0, 1], or if ``horizon`` is below 1.
+        TypeError: if ``horizon`` is not an integer.
+
+    Source:
+        Puterman, *Markov Decision Processes*, 1994, section 4.5 (backward induction).
+
+    Example:
+        Taking 5 ends the episode; waiting pays 2 per step. With three steps left it is better to wait first.
+
+        >>> mdp = FiniteMDP.from_outcomes(
+        ...     [(0, 0, 1, 5.0, 1.0), (0, 1, 0, 2.0, 1.0)], n_states=2, n_actions=2, initial=0, terminal=[1]
+        ... )
+        >>> values, policy = finite_horizon_optimal_values(mdp, 1.0, horizon=3)
+        >>> values[:, 0].tolist(), policy[:, 0].argmax(-1).tolist()
+        ([9.0, 7.0, 5.0, 0.0], [1, 1, 0])
+    """
+    gamma = _checks.check_gamma(gamma)
+    values, policies = [mdp.rewards.new_zeros(mdp.n_states)], []
+    for _ in range(_checks.check_count("horizon", horizon)):
+        policies.append(greedy_policy(mdp, values[-1], gamma))
+        values.append(bellman_optimality(mdp, values[-1], gamma))
+    return torch.stack(values[::-1]), torch.stack(policies[::-1])
+
+
+class MonteCarloValues(NamedTuple):
+    """Sampled values of the states, as ``monte_carlo_values`` returns them.
+
+    Attributes:
+        mean: the mean return that followed each state, ``[S]``.
+        standard_error: its standard error, ``[S]``.
+        counts: the number of visits that were averaged, ``[S]``.
+
+    Source:
+        Sutton and Barto, *Reinforcement Learning: An Introduction*, 2nd ed., 2018, section 5.1.
+
+    Example:
+        >>> MonteCarloValues(torch.tensor([2.0]), torch.tensor([0.1]), torch.tensor([400])).mean
+        tensor([2.])
+    """
+
+    mean: Float[Tensor, "S"]
+    standard_error: Float[Tensor, "S"]
+    counts: Int[Tensor, "S"]
+
+
+def monte_carlo_values(
+    trajectories: "Trajectories", gamma: float, *, n_states: int, visit: Literal["first", "every"] = "first"
+) -> MonteCarloValues:
+    r"""The mean return that followed each state, over sampled episodes that all terminated.
+
+    Args:
+        trajectories: episodes under one policy, none of them truncated.
+        gamma: the discount, in [0, 1].
+        n_states: the number of states.
+        visit: which visits count: the ``"first"`` of each episode, or ``"every"`` one.
+
+    Returns:
+        The mean, its standard error and the number of visits, each ``[S]``. A state that was never visited has the
+        mean NaN; one that fewer than two episodes visited has the standard error NaN.
+
+    Raises:
+        ValueError: if ``gamma`` is outside [0, 1], if an episode was truncated, if ``visit`` is neither of the two, or
+            if a state is not below ``n_states``.
+
+    Estimand:
+        :math:`v_\pi(s)`. First-visit: unbiased, given how many episodes visited s, because the returns from the
+        first visits are independent draws of G from s. Every-visit: biased, because a long episode brings more
+        visits together with its returns, but consistent; it is a ratio of two means over episodes, and its standard
+        error treats the episode, not the visit, as the independent unit. Episodes that were cut short would bias both.
+
+    Source:
+        Sutton and Barto, *Reinforcement Learning: An Introduction*, 2nd ed., 2018, section 5.1; Singh and Sutton,
+        "Reinforcement Learning with Replacing Eligibility Traces", Machine Learning 22, 1996.
+
+    Example:
+        >>> from pgtheory.mdp import equiprobable_policy
+        >>> from pgtheory.trajectories import sample_trajectories
+        >>> mdp = FiniteMDP.from_outcomes([(0, 0, 1, 5.0, 1.0)], n_states=2, n_actions=1, initial=0, terminal=[1])
+        >>> episodes = sample_trajectories(mdp, equiprobable_policy(mdp), 10, horizon=3)
+        >>> monte_carlo_values(episodes, 0.9, n_states=2).mean.tolist()
+        [5.0, nan]
+    """
+    n_states = _checks.check_count("n_states", n_states)
+    _check_episodes(trajectories, n_states, visit)
+    episode, state, returns = _visits(trajectories, gamma, n_states, visit)
+
+    def total(values: Tensor, index: Tensor, size: int) -> Tensor:
+        return values.new_zeros(size).index_add(0, index, values)
+
+    ones = torch.ones_like(returns)
+    counts = total(ones, state, n_states)
+    mean = total(returns, state, n_states) / counts
+    # z_n(s) = Σ_{t: S_t = s} (G_t − mean(s)), one number for each episode n that visits s
+    pairs, pair = torch.unique(episode * n_states + state, return_inverse=True)
+    z = total(returns - mean[state], pair, len(pairs))
+    episodes = total(torch.ones_like(z), pairs % n_states, n_states)
+    # Var(mean) ≈ n/(n−1) Σ_n z_n² / counts²
+    spread = total(z.square(), pairs % n_states, n_states) * episodes / (episodes - 1)
+    return MonteCarloValues(mean, spread.sqrt() / counts, counts.long())
+
+
+def _visits(trajectories: "Trajectories", gamma: float, n_states: int, visit: str) -> tuple[Tensor, Tensor, Tensor]:
+    """The episode, the state and the return of every visit that counts."""
+    returns = returns_to_go(trajectories.rewards, gamma, mask=trajectories.mask)
+    episode, time = trajectories.mask.nonzero(as_tuple=True)
+    state = trajectories.states[episode, time]
+    if visit == "first":
+        # nonzero() runs through time within an episode, so a stable sort leaves the first visit in front
+        order = torch.argsort(episode * n_states + state, stable=True)
+        key = (episode * n_states + state)[order]
+        first = order[torch.cat([key.new_ones(1, dtype=torch.bool), key[1:] != key[:-1]])[: len(key)]]
+        episode, time, state = episode[first], time[first], state[first]
+    return episode, state, returns[episode, time]
+
+
+def _check_episodes(trajectories: "Trajectories", n_states: int, visit: str) -> None:
+    if visit not in ("first", "every"):
+        raise ValueError(f'visit must be "first" or "every", not {visit!r}')
+    if trajectories.truncated.any():
+        place = _checks.first_place(trajectories.truncated)
+        raise ValueError(f"trajectory {place} was truncated, so its returns are cut short: give a longer horizon")
+    beyond = (trajectories.states[..., :-1] >= n_states) & trajectories.mask
+    if beyond.any():
+        place = _checks.first_place(beyond)
+        raise ValueError(f"trajectories visit state {int(trajectories.states[..., :-1][beyond][0])} at {place}, "
+                         f"but n_states is {n_states}")  # fmt: skip
+
+
+def _check_state_tensor(mdp: FiniteMDP, name: str, values: Tensor) -> None:
+    _checks.check_floating(name, values)
+    _checks.check_same_kind(name, values, "mdp", mdp.rewards)
+    _checks.check_trailing_shape(name, values, (mdp.n_states,))
+    _checks.check_finite(name, values)
+
+
+def _pair(mdp: FiniteMDP) -> Int[Tensor, "K"]:
+    """The place of each outcome's (s, a) in a flattened table ``[S, A]``."""
+    return mdp.outcomes.state * mdp.n_actions + mdp.outcomes.action
+
+
+def _outcome_weights(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"]) -> Float[Tensor, "*batch K"]:
+    r"""The probability :math:`\pi(a \mid s)\, p(s', r \mid s, a)` of each outcome, given its state."""
+    return policy.flatten(-2).index_select(-1, _pair(mdp)) * mdp.outcomes.probability
+
+
+def _sum_by_state(mdp: FiniteMDP, values: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch S"]:
+    return values.new_zeros(*values.shape[:-1], mdp.n_states).index_add(-1, mdp.outcomes.state, values)
+
+
+def _available_values(mdp: FiniteMDP, values: Tensor, gamma: float) -> Float[Tensor, "*batch S A"]:
+    return torch.where(mdp._available, one_step_lookahead(mdp, values, gamma), -torch.inf)
+
+
+def _policy_iteration(mdp: FiniteMDP, gamma: float) -> tuple[Tensor, Tensor]:
+    """Howard's policy iteration from the equiprobable policy; an action is changed only for a strictly better one.
+
+    That rule makes gamma = 1 safe: if the improved policy did not terminate, it would gain reward in a closed set of
+    states, so that the values were unbounded.
+    """
+    gamma = _checks.check_gamma(gamma)
+    exact = mdp.to(dtype=torch.float64)
+    policy = equiprobable_policy(exact)
+    fault = "no policy reaches a terminal state from {}"
+    for _ in range(1000):
+        if gamma == 1.0 and (stuck := ~_reaches_terminal(exact, policy)).any():
+            raise ValueError(f"gamma is 1, but {fault.format(_checks.first_place(stuck, 's'))}: use gamma < 1")
+        values = state_values(exact, policy, gamma)
+        q = _available_values(exact, values, gamma)
+        better = q.amax(-1) > values + 1e-11 * values.abs().max()
+        if not better.any():
+            return values.to(mdp.dtype), policy.to(mdp.dtype)
+        policy = torch.where(better[:, None], greedy_policy(exact, values, gamma), policy)
+        fault = "the optimal value is unbounded: a cycle through {} gains reward for ever"
+    raise RuntimeError("policy iteration did not settle within 1,000 policies")
+
+
+def _reaches_terminal(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"]) -> Tensor:
+    """From which states the policy reaches a terminal state with positive probability, ``[..., S]``.
+
+    If that is all states, it does so with probability 1 from each of them, because there are finitely many.
+    """
+    weights = _outcome_weights(mdp, policy.detach()).reshape(-1, len(mdp.outcomes.state))
+    batch, outcome = (i.cpu().numpy() for i in (weights > 0).nonzero(as_tuple=True))
+    tail = batch * mdp.n_states + mdp.outcomes.state.cpu().numpy()[outcome]
+    head = batch * mdp.n_states + mdp.outcomes.next_state.cpu().numpy()[outcome]
+    # the edges into node i, by their tails, are tail[start[i] : start[i + 1]]
+    tail = tail[np.argsort(head, kind="stable")]
+    start = np.concatenate([[0], np.cumsum(np.bincount(head, minlength=len(weights) * mdp.n_states))])
+    reached = np.tile(mdp.terminal.cpu().numpy(), len(weights))
+    frontier = reached.nonzero()[0]
+    while len(frontier):
+        degree = start[frontier + 1] - start[frontier]
+        edges = np.repeat(start[frontier] - np.cumsum(degree) + degree, degree) + np.arange(degree.sum())
+        frontier = np.unique(tail[edges][~reached[tail[edges]]])
+        reached[frontier] = True
+    return torch.from_numpy(reached).to(policy.device).reshape(*policy.shape[:-2], mdp.n_states)
+
+
+def _check_surely_terminates(mdp: FiniteMDP, policy: Tensor) -> None:
+    stuck = ~_reaches_terminal(mdp, policy)
+    if stuck.any():
+        place = _checks.first_place(stuck, "s")
+        raise ValueError(f"gamma is 1, but under policy the episode never reaches a terminal state from {place}: "
+                         "use gamma < 1 or finite_horizon_values")  # fmt: skip
+
+
+class _System(NamedTuple):
+    """I − γP, or its transpose, up to the weights that the outcomes have in P."""
+
+    state: Int[Tensor, "K"]
+    next_state: Int[Tensor, "K"]
+    gamma: float
+    transpose: bool
+
+
+def _solve_dense(weights: Float[Tensor, "*batch K"], b: Float[Tensor, "*batch S"], system: _System) -> Tensor:
+    n = b.shape[-1]
+    cell = system.state * n + system.next_state
+    P = weights.new_zeros(*weights.shape[:-1], n * n).index_add(-1, cell, weights).reshape(*b.shape, n)
+    matrix = torch.eye(n, dtype=b.dtype, device=b.device) - system.gamma * (P.mT if system.transpose else P)
+    x: Tensor = torch.linalg.solve(matrix, b[..., None])[..., 0]
+    if not _checks.is_traced(weights, b):
+        with torch.no_grad():
+            _check_residual((b - (matrix @ x[..., None])[..., 0]), b, x)
+    return x
+
+
+def _check_residual(residual: Tensor, b: Tensor, x: Tensor) -> None:
+    """Raise unless the residual is at most 1e-10 of b, or of the size of the rounding of x."""
+    limit = _limit(b, x)
+    size = residual.abs().amax(-1)
+    bad = ~(size <= limit)
+    if bad.any():
+        worst = float((size / b.abs().amax(-1))[bad][0])
+        raise RuntimeError(f"the linear system was not solved: the residual is {worst:.1e} of the right-hand side, "
+                           f"not {RESIDUAL:.0e}; gamma or a probability of staying is too close to 1")  # fmt: skip
+
+
+def _limit(b: Tensor, x: Tensor) -> Tensor:
+    return torch.maximum(RESIDUAL * b.abs().amax(-1), 16 * torch.finfo(x.dtype).eps * x.abs().amax(-1))
+
+
+class _SparseSolve(torch.autograd.Function):
+    """The solution of a sparse ``_System``, with the adjoint system as its derivative."""
+
+    @staticmethod
+    def forward(weights: Tensor, b: Tensor, state: Tensor, next_state: Tensor, gamma: float, transpose: bool) -> Tensor:
+        flat_weights, flat_b = weights.reshape(-1, weights.shape[-1]), b.reshape(-1, b.shape[-1])
+        system = _System(state, next_state, gamma, transpose)
+        rows = [_solve_one(w, row, system) for w, row in zip(flat_weights, flat_b, strict=True)]
+        return torch.stack(rows).reshape(b.shape) if rows else torch.zeros_like(b)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        weights, _, state, next_state, ctx.gamma, ctx.transpose = inputs
+        ctx.save_for_backward(weights, state, next_state, output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        weights, state, next_state, x = ctx.saved_tensors
+        # (I − γP)ᵀ λ = ∂L/∂x, then ∂L/∂b = λ and ∂L/∂P(s,s') = γ λ(s) x(s')
+        adjoint = _solve_sparsely(weights, grads[0], _System(state, next_state, ctx.gamma, not ctx.transpose))
+        left, right = (x, adjoint) if ctx.transpose else (adjoint, x)
+        into_weights = None
+        if ctx.needs_input_grad[0]:
+            into_weights = ctx.gamma * left.index_select(-1, state) * right.index_select(-1, next_state)
+        return into_weights, adjoint, None, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+        front = [a.expand(info.batch_size, *a.shape) if d is None else a.movedim(d, 0)
+                 for a, d in zip(args[:2], in_dims[:2], strict=True)]  # fmt: skip
+        return _solve_sparsely(front[0], front[1], _System(*args[2:])), 0
+
+
+def _solve_sparsely(weights: Float[Tensor, "*batch K"], b: Float[Tensor, "*batch S"], system: _System) -> Tensor:
+    x: Tensor = _SparseSolve.apply(weights, b, *system)  # type: ignore[no-untyped-call]
+    return x
+
+
+def _solve_one(weights: Float[Tensor, "K"], b: Float[Tensor, "S"], system: _System) -> Tensor:
+    """The first answer whose residual passes the check: BiCGSTAB, GMRES, repeated backups, LU."""
+    P = _sparse_matrix(weights, len(b), system)
+
+    def apply(x: Tensor) -> Tensor:
+        return x - system.gamma * (P @ x)
+
+    x = torch.zeros_like(b)
+    for method in (bicgstab, gmres, richardson):
+        attempt = method(apply, b, x, TARGET * largest(b))
+        if largest(b - apply(attempt)) <= largest(b - apply(x)):
+            x = attempt
+        if largest(b - apply(x)) <= float(_limit(b, x)):
+            return x
+    if len(b) ** 2 <= DENSE_LIMIT:
+        return _solve_dense(weights, b, system)
+    _check_residual(b - apply(x), b, x)
+    return x
+
+
+def _sparse_matrix(weights: Tensor, n: int, system: _System) -> Tensor:
+    """P, or its transpose, in compressed rows; entries of one place are left apart."""
+    rows, columns = system.state, system.next_state
+    if system.transpose:
+        rows, order = torch.sort(columns, stable=True)
+        columns, weights = system.state[order], weights[order]
+    starts = torch.searchsorted(rows, torch.arange(n + 1, device=rows.device))
+    index = torch.int32 if len(rows) < 2**31 else torch.int64
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(starts.to(index), columns.to(index), weights, (n, n), check_invariants=False)

@@ -1,0 +1,155 @@
+"""Each page that the table of contents promises is built, with its title, equations, figures and names."""
+
+import copy
+import functools
+import html as html_entities
+import importlib
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+from docutils.nodes import make_id
+
+import pgtheory
+
+ROOT = Path(__file__).parents[2]
+
+
+def entries(node: dict[str, Any]) -> list[str]:
+    """The pages of the table of contents, in the order of the book."""
+    below = [*node.get("parts", []), *node.get("chapters", []), *node.get("sections", [])]
+    own = [name for key in ("root", "file") if (name := node.get(key))]
+    return own + [name for child in below for name in entries(child)]
+
+
+PAGES = entries(yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8")))
+CHAPTERS = [page for page in PAGES if (ROOT / f"{page}.ipynb").exists()]
+API = [page for page in PAGES if page.startswith("book/api/") and Path(page).name not in {"index", "errors"}]
+
+
+def source_text(page: str) -> str:
+    """The text of a page, without its code."""
+    notebook = ROOT / f"{page}.ipynb"
+    if not notebook.exists():
+        return (ROOT / f"{page}.md").read_text(encoding="utf-8")
+    cells = nbformat.read(notebook, as_version=4).cells
+    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+
+@functools.cache
+def built(html: Path, page: str) -> BeautifulSoup:
+    """The article of a built page; not to be changed."""
+    soup = BeautifulSoup((html / f"{page}.html").read_text(encoding="utf-8"), "html.parser").find("article")
+    assert soup is not None
+    return soup
+
+
+def squeezed(text: str) -> str:
+    """`text` without white space, so that line breaks do not count."""
+    return re.sub(r"\s+", "", html_entities.unescape(text))
+
+
+def equations(text: str) -> dict[str, str]:
+    """The labelled equations of a MyST text."""
+    block = re.compile(r"^\s*(`{3,}|:{3,})\{math\}\s*\n\s*:label:\s*(\S+)\s*\n(.*?)^\s*\1\s*$", re.M | re.S)
+    return {name: body for _, name, body in block.findall(text)}
+
+
+def test_the_pattern_of_equations_finds_them() -> None:
+    text = "a\n\n````{prf:definition}\n```{math}\n:label: eq-a\nx\n= 1\n```\n````\n:::{math}\n:label: eq-b\ny\n:::\n"
+    assert {name: squeezed(body) for name, body in equations(text).items()} == {"eq-a": "x=1", "eq-b": "y"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_each_page_is_built_with_its_title(html: Path, page: str) -> None:
+    title = next(line.removeprefix("# ") for line in source_text(page).splitlines() if line.startswith("# "))
+    heading = built(html, page).find("h1")
+    assert heading is not None
+    words = re.findall(r"\w+", re.sub(r"\$[^$]*\$", " ", title))
+    assert words
+    assert all(word in heading.get_text() for word in words)
+
+
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_each_labelled_equation_is_on_its_page(html: Path, page: str) -> None:
+    article = built(html, page)
+    labelled = equations(source_text(page))
+    assert labelled
+    for name, body in labelled.items():
+        shown = article.find(id=make_id(f"equation-{name}"))
+        assert shown is not None, name
+        assert re.match(r"\(\d+\.\d+\)", shown.get_text().strip()), f"{name} has no number"
+        assert squeezed(body) in squeezed(shown.get_text()), name
+
+
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_each_figure_is_on_its_page_with_a_text_that_stands_for_it(html: Path, page: str) -> None:
+    cells = nbformat.read(ROOT / f"{page}.ipynb", as_version=4).cells
+    figures = [cell.metadata["mystnb"] for cell in cells if "figure" in cell.metadata.get("mystnb", {})]
+    article = built(html, page)
+    for figure in figures:
+        shown = article.find(id=make_id(figure["figure"]["name"]))
+        assert shown is not None, figure["figure"]["name"]
+        (image,) = shown.find_all("img")
+        assert image["alt"] == figure["image"]["alt"]
+        assert "Figure" in shown.get_text()
+        assert (html / page).parent.joinpath(image["src"]).stat().st_size > 500
+    assert all(str(image.get("alt", "")).strip() for image in article.find_all("img"))
+
+
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_each_code_cell_of_a_chapter_was_run_and_none_failed(html: Path, page: str) -> None:
+    article = built(html, page)
+    cells = [cell for cell in nbformat.read(ROOT / f"{page}.ipynb", as_version=4).cells if cell.cell_type == "code"]
+    removed = sum("remove-cell" in cell.metadata.get("tags", []) for cell in cells)
+    assert len(article.select("div.cell")) == len(cells) - removed
+    assert article.select("div.cell_output")
+    assert "Traceback (most recent call last)" not in article.get_text()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_markup_is_left_over(html: Path, page: str) -> None:
+    article = copy.copy(built(html, page))
+    assert not article.select(".problematic, .system-message, .error")
+    for code in article.select("pre, code, .sig, .math, script"):
+        code.decompose()
+    left_over = re.findall(r"\{[a-z:]+\}`|^:::|```|\$\$|\*\*\w|:eq:|:func:|:class:", article.get_text(), flags=re.M)
+    assert left_over == []
+
+
+@pytest.mark.parametrize("page", API)
+def test_each_public_name_of_a_module_is_on_its_api_page_with_a_link_to_the_source(html: Path, page: str) -> None:
+    module = importlib.import_module(f"pgtheory.{Path(page).name}")
+    article = built(html, page)
+    own = {name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__}
+    names = getattr(module, "__all__", None) or [name for name in own if not name.startswith("_")]
+    for name in names:
+        entry = article.find(id=f"{module.__name__}.{name}")
+        assert entry is not None, f"{name} is not documented"
+        if inspect.isfunction(getattr(module, name)):
+            assert entry.find("a", string="[source]") or entry.select("a .viewcode-link"), name
+
+
+def test_each_public_name_of_the_package_is_in_the_api(html: Path) -> None:
+    text = "".join((html / f"{page}.html").read_text(encoding="utf-8") for page in API)
+    documented = set(re.findall(r'id="pgtheory\.\w+\.(\w+)"', text))
+    assert set(pgtheory.__all__) - {"__version__"} <= documented
+
+
+def test_the_status_page_gives_the_run_time_of_each_chapter_and_the_versions(html: Path) -> None:
+    text = built(html, "book/status").get_text()
+    assert all(re.search(rf"{page}\s+[\d-]+ [\d:]+\s+force\s+[\d.]+\s+✅", text) for page in CHAPTERS)
+    assert all(name in text for name in ("torch", "numpy", "matplotlib", "jaxtyping", "jupyter-book"))
+    assert "❌" not in text
+
+
+def test_the_front_page_has_all_ten_chapters(html: Path) -> None:
+    index = built(html, "book/index")
+    assert len(index.select(".chapter-card")) == 10
+    links = {str(link["href"]).partition("#")[0] for link in index.select(".chapter-card a[href]")}
+    assert links == {f"{Path(page).name}.html" for page in CHAPTERS}

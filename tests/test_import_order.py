@@ -1,0 +1,79 @@
+"""The reading order of the book is the import order of the package."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "pgtheory"
+
+# Chapter by chapter; a private module belongs to the chapter of the public one that it helps.
+ORDER = [
+    ["_checks"],
+    ["_gymnasium", "mdp", "gallery", "trajectories"],
+    ["returns"],
+    ["_krylov", "value_functions"],
+    ["softmax_policy"],
+    ["decoding"],
+    ["policy_gradient"],
+    ["reinforce", "training"],
+    ["surrogates"],
+    ["language_models"],
+    ["checking"],
+]
+CHAPTER_OF = {module: chapter for chapter, modules in enumerate(ORDER) for module in modules}
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+def imported_modules(source: str) -> set[str]:
+    """The modules of the package that a source text imports, wherever the import stands."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(filter(None, ["pgtheory" if node.level else "", node.module or ""]))
+            names = [f"{base}.{alias.name}" for alias in node.names] if base == "pgtheory" else [base]
+        else:
+            continue
+        found |= {name.split(".")[1] for name in names if name.startswith("pgtheory.")}
+        assert "pgtheory" not in names, "import the module, not the package: its __init__ imports every chapter"
+    return found
+
+
+@pytest.mark.parametrize(
+    ("source", "modules"),
+    [
+        ("from pgtheory import mdp, returns", {"mdp", "returns"}),
+        ("from pgtheory.mdp import FiniteMDP", {"mdp"}),
+        ("import pgtheory.mdp as m", {"mdp"}),
+        ("def f():\n    from . import decoding", {"decoding"}),
+        ("from .decoding import top_p", {"decoding"}),
+        ("import torch", set()),
+    ],
+)
+def test_every_form_of_import_is_seen(source: str, modules: set[str]) -> None:
+    assert imported_modules(source) == modules
+
+
+def test_every_module_has_its_place_in_the_order() -> None:
+    assert set(MODULES) - {"plotting"} <= CHAPTER_OF.keys()
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m != "plotting"])
+def test_a_module_imports_only_from_its_own_or_earlier_chapters(module: str) -> None:
+    imported = imported_modules((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    assert "plotting" not in imported, "nothing but the book imports plotting"
+    later = {name for name in imported if CHAPTER_OF[name] > CHAPTER_OF[module]}
+    assert not later, f"{module} imports from later chapters: {sorted(later)}"
+
+
+def test_the_package_itself_does_not_import_plotting() -> None:
+    assert "plotting" not in imported_modules((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_each_public_module_has_a_test_file_of_its_name(module: str) -> None:
+    if not module.startswith("_") and module != "plotting":
+        assert (ROOT / "tests" / f"test_{module}.py").exists()

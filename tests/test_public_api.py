@@ -1,0 +1,114 @@
+"""Every public name is exported, documented, typed and shown in use."""
+
+import ast
+import importlib
+import inspect
+import re
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import pgtheory
+
+ROOT = Path(__file__).parents[1]
+ERRORS_PAGE = ROOT / "book" / "api" / "errors.md"
+MODULES = [
+    importlib.import_module(f"pgtheory.{path.stem}")
+    for path in sorted((ROOT / "pgtheory").glob("[a-z]*.py"))
+    if path.stem != "plotting"
+]
+PUBLIC = [(module, name) for module in MODULES for name in module.__all__]
+FUNCTIONS = [(module, name) for module, name in PUBLIC if inspect.isfunction(getattr(module, name))]
+
+
+def label(value: object) -> str:
+    return value.__name__.removeprefix("pgtheory.") if isinstance(value, ModuleType) else str(value)
+
+
+def test_the_package_exports_exactly_the_public_names_of_its_modules() -> None:
+    expected = sorted([*(name for _, name in PUBLIC), "__version__"])
+    assert sorted(pgtheory.__all__) == expected
+    assert all(getattr(pgtheory, name) is getattr(module, name) for module, name in PUBLIC)
+
+
+def test_a_module_whose_name_a_function_shares_is_still_importable() -> None:
+    assert inspect.isfunction(pgtheory.softmax_policy)
+    assert inspect.ismodule(importlib.import_module("pgtheory.softmax_policy"))
+
+
+@pytest.mark.parametrize(("module", "name"), PUBLIC, ids=label)
+def test_each_public_name_is_documented_in_one_line_and_shown_in_a_doctest(module: ModuleType, name: str) -> None:
+    doc = inspect.getdoc(vars(module)[name]) or ""
+    first, *rest = doc.splitlines()
+    assert first.endswith((".", "`", ":")), f"the first line is a whole sentence: {first!r}"
+    assert not rest or rest[0] == "", "the definition is one line"
+    is_record = inspect.isclass(vars(module)[name]) and issubclass(vars(module)[name], tuple)
+    assert is_record or ">>> " in doc, "no example"
+
+
+@pytest.mark.parametrize(("module", "name"), FUNCTIONS, ids=label)
+def test_each_public_function_documents_its_arguments_result_and_source(module: ModuleType, name: str) -> None:
+    function: Callable[..., Any] = vars(module)[name]
+    doc = inspect.getdoc(function) or ""
+    sections = set(re.findall(r"^(\w+):$", doc, flags=re.MULTILINE))
+    parameters = inspect.signature(function).parameters
+    returns = {"Returns", "Source"} if inspect.signature(function).return_annotation is not None else set()
+    assert sections >= {"Example"} | returns | ({"Args"} if parameters else set())
+    arguments = doc.partition("Args:")[2].partition("\n\n")[0]
+    undocumented = [p for p in parameters if not re.search(rf"^\s+(\w+, )*{p}\b", arguments, flags=re.MULTILINE)]
+    assert not undocumented
+
+
+@pytest.mark.parametrize(("module", "name"), FUNCTIONS, ids=label)
+def test_each_public_function_is_typed_throughout(module: ModuleType, name: str) -> None:
+    signature = inspect.signature(vars(module)[name])
+    assert signature.return_annotation is not inspect.Signature.empty
+    assert all(p.annotation is not inspect.Parameter.empty for p in signature.parameters.values())
+
+
+def body_lengths(source: str) -> dict[str, int]:
+    """The number of lines of each function's body, without docstring, comments, blank lines and nested definitions."""
+    lines = source.splitlines()
+    lengths = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            own = [part for part in body if not isinstance(part, ast.FunctionDef | ast.ClassDef)]
+            code = [line.strip() for part in own for line in lines[part.lineno - 1 : part.end_lineno]]
+            lengths[node.name] = sum(bool(line) and not line.startswith("#") for line in code)
+    return lengths
+
+
+def test_bodies_are_short() -> None:
+    sources = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "pgtheory").glob("*.py")}
+    lengths = {f"{m}.{f}": n for m, source in sources.items() for f, n in body_lengths(source).items()}
+    assert {name: n for name, n in lengths.items() if n > 40} == {}
+    assert statistics.median(n for name, n in lengths.items() if "._" not in name) <= 10
+
+
+def rows_of_bad_input() -> list[tuple[str, str, str]]:
+    """Test file, test function and case of each row of the tables of bad input."""
+    rows, path = [], ""
+    for line in ERRORS_PAGE.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if cells and cells[0] == "fault":
+            (path,) = re.findall(r"`tests/(\w+)\.py`", cells[-1])
+        elif cells and not cells[0].startswith("--"):
+            rows.append((path, cells[-1].strip("`"), cells[0].replace("\\|", "|")))
+    return rows
+
+
+def test_the_tables_of_bad_input_cover_each_chapter() -> None:
+    chapters = {path.stem for path in (ROOT / "book").glob("*.ipynb")}
+    assert chapters <= {path.removeprefix("test_") for path, _, _ in rows_of_bad_input()}
+
+
+@pytest.mark.parametrize(("path", "function", "case"), rows_of_bad_input())
+def test_each_row_of_the_tables_of_bad_input_is_a_test(path: str, function: str, case: str) -> None:
+    source = (ROOT / "tests" / f"{path}.py").read_text(encoding="utf-8")
+    assert function in {node.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)}
+    assert f'"{case}"' in source

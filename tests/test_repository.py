@@ -1,0 +1,140 @@
+"""The repository keeps the promises of its README and CONTRIBUTING."""
+
+import doctest
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+CHAPTERS = sorted((ROOT / "book").glob("*.ipynb"))
+TEXT_SUFFIXES = {"", ".bib", ".cff", ".css", ".ipynb", ".js", ".md", ".py", ".toml", ".txt", ".yml"}
+
+
+def chapter(path: Path) -> Any:
+    return nbformat.read(path, as_version=4)
+
+
+def markdown_of(path: Path) -> str:
+    return "\n\n".join(cell.source for cell in chapter(path).cells if cell.cell_type == "markdown")
+
+
+def files_of_the_repository() -> list[Path]:
+    """The files that git tracks or would track; without git, those outside hidden folders and build folders."""
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listing.returncode == 0:
+        paths = [ROOT / line for line in listing.stdout.splitlines()]
+    else:
+        tops = ["book", "pgtheory", "tests", "benchmarks"]
+        paths = [*ROOT.glob("*"), *(path for top in tops for path in (ROOT / top).rglob("*"))]
+    return [
+        path for path in paths if path.is_file() and path.suffix in TEXT_SUFFIXES and "__pycache__" not in path.parts
+    ]
+
+
+def test_the_book_has_chapters() -> None:
+    assert CHAPTERS
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_a_chapter_is_a_valid_notebook_without_outputs(path: Path) -> None:
+    notebook = chapter(path)
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+    assert notebook.metadata == {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
+    ids = [cell.id for cell in notebook.cells]
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_a_chapter_asks_sums_up_and_sets_exercises(path: Path) -> None:
+    text = markdown_of(path)
+    headings = re.findall(r"^(#{1,6}) (.*)$", re.sub(r"^(`{3,}|~{3,}).*?^\1", "", text, flags=re.M | re.S), flags=re.M)
+    assert [title for marks, title in headings if marks == "#"] == [headings[0][1]], "one title, and it comes first"
+    assert "?" in text.partition("\n## ")[0], "the chapter opens with its question"
+    assert [title for marks, title in headings if marks == "##"][-2:] == ["Summary", "Exercises"]
+    exercises = re.findall(rf"^`{{3,}}{{exercise}} \S.*\n:label: (ex-{path.stem}-\d+)$", text, flags=re.M)
+    assert len(set(exercises)) == len(exercises) >= 3
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_the_cells_of_a_chapter_are_short_and_call_the_package(path: Path) -> None:
+    for cell in chapter(path).cells:
+        if cell.cell_type == "code":
+            lines = cell.source.splitlines()
+            assert len(lines) <= 25, cell.id
+            assert not re.search(r"^\s*(async )?def |^\s*class ", cell.source, flags=re.M), cell.id
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_each_figure_of_a_chapter_has_a_name_a_caption_and_a_text_that_stands_for_it(path: Path) -> None:
+    for cell in chapter(path).cells:
+        options = cell.metadata.get("mystnb", {})
+        if "figure" in options:
+            assert options["figure"]["name"].startswith("fig-")
+            assert options["figure"]["caption"].strip()
+            assert options["image"]["alt"].strip()
+
+
+def test_each_chapter_is_in_the_table_of_contents_and_has_its_module() -> None:
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    listed = [entry["file"] for part in toc["parts"] for entry in part["chapters"] if part["numbered"]]
+    assert sorted(listed) == [f"book/{path.stem}" for path in CHAPTERS]
+    assert all((ROOT / "pgtheory" / f"{path.stem}.py").exists() for path in CHAPTERS)
+
+
+def test_the_example_of_the_readme_runs_as_printed() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", readme, flags=re.S)
+    test = doctest.DocTestParser().get_doctest(example, {}, "README.md", "README.md", 0)
+    assert len(test.examples) >= 4
+    output: list[str] = []
+    failed, _ = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=output.append)
+    assert failed == 0, "".join(output)
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    import pgtheory
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == pgtheory.__version__
+    assert f"## [{pgtheory.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_importing_the_library_imports_nothing_optional() -> None:
+    optional = ["gymnasium", "transformers", "scipy", "pandas", "IPython", "matplotlib"]
+    code = f"import sys, pgtheory; print([m for m in {optional} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", files_of_the_repository(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_names_this_machine_or_unfinished_work(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    unfinished = "TO" + "DO|FIX" + "ME|XX" + "X"
+    machine = r"/(?:ho" + r"me|ro" + r"ot|wo" + r"rk|Us" + r"ers|opt)/\w"
+    hosts = "py" + r"pi\.org|python" + "hosted"
+    assert not re.search(rf"\b(?:{unfinished})\b|{machine}|{hosts}|file:" + "//", text)
+
+
+def test_the_lock_pins_every_dependency_to_one_public_version() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    assert all(re.fullmatch(r"[a-z0-9-]+==[a-z0-9.]+", pin) for pin in pins)
+    assert len({pin.partition("==")[0] for pin in pins}) == len(pins) > 50
