@@ -100,6 +100,15 @@ def plot_transition_graph(
     return figure
 
 
+def plot_recycling_robot(robot: "FiniteMDP") -> Figure:
+    """The transition graph of the recycling robot."""
+    states = {0: (0.0, 0.0), 1: (6.0, 0.0)}
+    actions = {(0, 0): (2.0, 1.7), (0, 1): (-2.0, 0.0), (1, 0): (4.0, -1.7), (1, 1): (8.0, 0.0), (1, 2): (3.0, 0.0)}
+    at_high = {(0, 0, 0): 0.5, (0, 0, 1): -0.25, (0, 1, 0): 0.7}
+    at_low = {(1, 0, 1): 0.5, (1, 0, 0): -0.25, (1, 1, 1): -0.7}
+    return plot_transition_graph(robot, states, actions, at_high | at_low)
+
+
 def plot_frequencies(exact: Tensor, frequencies: Tensor, n: int) -> Figure:
     """Exact probabilities in descending order, and sampled frequencies with two standard errors each way."""
     figure, axes = plt.subplots()
@@ -449,4 +458,171 @@ def plot_plateaus(performances: Mapping[str, Tensor], levels: Mapping[str, float
         axes.semilogx(torch.arange(1, len(values) + 1), values, color=color, linestyle=style, label=label)
     axes.set(xlabel="number of steps $t$", ylabel="performance $J$")
     axes.legend(fontsize=9, loc="center left")
+    return figure
+
+
+# --- reinforce
+
+
+def plot_corridor(p: Tensor, exact: Tensor, marks: Mapping[str, tuple[float, float]]) -> Figure:
+    """The performance of the short corridor as a function of the one probability that the policy can choose."""
+    figure, axes = plt.subplots()
+    axes.plot(p, exact, color=PALETTE[1])
+    for k, (name, (x, y)) in enumerate(marks.items()):
+        axes.plot(x, y, marker="osD"[k % 3], color=PALETTE[2 + k], linestyle="none", label=name)
+    axes.set(xlabel=r"probability of going right, $p$", ylabel=r"performance $J(p)$", xlim=(0, 1), ylim=(-100, 0))
+    axes.legend(loc="lower center")
+    return figure
+
+
+def plot_learning_curves(returns: Mapping[str, Tensor], best: float, *, block: int = 10, ylim: float = -90) -> Figure:
+    """The mean over runs of the returns `[episodes, runs]`, in blocks, with bands of two standard errors."""
+    figure, axes = plt.subplots()
+    for k, (name, values) in enumerate(returns.items()):
+        blocks = values.reshape(-1, block, values.shape[1]).mean(1)
+        mean = blocks.nanmean(-1)
+        counts = blocks.isfinite().sum(-1)
+        error = ((blocks - mean[:, None]).square().nansum(-1) / (counts - 1) / counts).sqrt()
+        episodes = torch.arange(len(mean)) * block + block / 2
+        axes.plot(episodes, mean, color=PALETTE[1 + k], linestyle=("-", "--", "-.")[k % 3], label=name)
+        axes.fill_between(episodes, mean - 2 * error, mean + 2 * error, color=PALETTE[1 + k], alpha=0.25, linewidth=0)
+    axes.axhline(best, color=PALETTE[0], linestyle=":", label=r"optimum $J(\theta_*)$")
+    axes.set(xlabel="episode", ylabel=r"return $G_0$, mean over runs", ylim=(ylim, 0))
+    axes.legend(loc="lower right")
+    return figure
+
+
+def plot_baseline_variance(constants: Tensor, variances: Tensor, marks: Mapping[str, tuple[float, float]]) -> Figure:
+    """The variance of the estimate as a function of a constant baseline: a parabola."""
+    figure, axes = plt.subplots()
+    axes.plot(constants, variances, color=PALETTE[1])
+    for k, (name, (x, y)) in enumerate(marks.items()):
+        axes.plot(x, y, marker="osD"[k % 3], color=PALETTE[2 + k], linestyle="none", label=name)
+    axes.set(xlabel="constant baseline $b$", ylabel="trace of the covariance")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    return figure
+
+
+def plot_ledger(names: Sequence[str], angles: Sequence[float], variances: Sequence[float]) -> Figure:
+    """Two panels of bars, one pair per way of writing REINFORCE: the angle to the gradient, and the variance."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 4.6), sharey=True)
+    places = range(len(names))
+    for axes, values, color, label in (
+        (left, angles, PALETTE[2], r"angle to $\nabla J$ (degrees)"),
+        (right, variances, PALETTE[1], "variance (trace of the covariance)"),
+    ):
+        axes.barh(places, values, color=color)
+        axes.set(xlabel=label, xlim=(0, 1.2 * max(values)))
+        for place, value in zip(places, values, strict=True):
+            axes.text(value, place, f" {value:.2g}" if value > 1e-6 else " 0", va="center", fontsize=9)
+    left.set(yticks=places, yticklabels=names)
+    left.invert_yaxis()
+    return figure
+
+
+def plot_variance_by_batch(sizes: Sequence[int], variances: Mapping[str, Sequence[float]]) -> Figure:
+    """The exact variance of each estimate for batches of several sizes."""
+    figure, axes = plt.subplots()
+    for k, (name, values) in enumerate(variances.items()):
+        axes.plot(sizes, values, marker="osDv^"[k % 5], color=PALETTE[1 + k], label=name)
+    axes.set(xlabel="episodes in a batch, $N$", ylabel="trace of the covariance", xticks=sizes, yscale="log")
+    axes.legend()
+    return figure
+
+
+def plot_training(
+    episodes: Sequence[int], curves: Mapping[str, Sequence[float]], best: float, *, ylabel: str, best_label: str
+) -> Figure:
+    """What a training loop recorded, against the number of episodes drawn."""
+    figure, axes = plt.subplots()
+    for k, (name, values) in enumerate(curves.items()):
+        axes.plot(episodes, values, color=PALETTE[1 + k], linestyle=("-", "--", "-.")[k % 3], label=name)
+    axes.axhline(best, color=PALETTE[0], linestyle=":", label=best_label)
+    axes.set(xlabel="episodes drawn", ylabel=ylabel)
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    return figure
+
+
+# --- surrogates
+
+
+def plot_surrogate_gap(steps: Tensor, performances: Tensor, surrogates: Tensor) -> Figure:
+    """The performance along a line through the old parameters, and the surrogate that touches it there."""
+    figure, axes = plt.subplots()
+    axes.plot(steps, performances, color=PALETTE[0], label=r"performance $J$")
+    axes.plot(steps, surrogates, color=PALETTE[2], linestyle="--", label=r"surrogate $L$")
+    axes.plot([0.0], [float(performances[steps.abs().argmin()])], "o", color=PALETTE[1], label="old policy")
+    axes.set(xlabel=r"step $\alpha$ along the gradient", ylabel="value", ylim=(None, 1.1 * float(surrogates.max())))
+    axes.legend()
+    return figure
+
+
+def plot_clipped_surrogate(ratios: Tensor, objectives: Sequence[Tensor], slopes: Sequence[Tensor]) -> Figure:
+    """The clipped surrogate and its derivative by the log-probability, for an advantage of 1 and one of -1."""
+    figure, panels = plt.subplots(1, 2, figsize=(7.2, 3.4))
+    for axes, objective, slope, sign in zip(panels, objectives, slopes, ("+1", "-1"), strict=True):
+        axes.plot(ratios, objective, color=PALETTE[1], label="objective")
+        axes.plot(ratios, slope, color=PALETTE[2], linestyle="--", label="its gradient")
+        axes.axvline(1.0, color="0.6", linewidth=0.8)
+        axes.set(title=rf"$\hat A = {sign}$", xlabel=r"ratio $\rho$")
+    panels[0].set_ylabel("value")
+    panels[0].legend(loc="upper left", fontsize=9)
+    return figure
+
+
+def plot_bias_and_deviation(lams: Tensor, bias: Mapping[str, Tensor], deviation: Mapping[str, Tensor]) -> Figure:
+    """Bias and standard deviation of generalized advantages against λ, a curve for each value function."""
+    figure, panels = plt.subplots(1, 2, figsize=(7.2, 3.4))
+    for axes, curves, label in zip(panels, (bias, deviation), ("bias", "standard deviation"), strict=True):
+        for (name, values), color, style in zip(curves.items(), PALETTE[1:], ("-", "--", "-.", ":"), strict=False):
+            axes.plot(lams, values, color=color, linestyle=style, label=name)
+        axes.set(xlabel=r"$\lambda$", ylabel=label, ylim=(-0.02 * float(max(v.max() for v in curves.values())), None))
+    panels[0].legend(fontsize=9)
+    return figure
+
+
+def plot_bands(grid: Tensor, bands: Mapping[str, Tensor], lines: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
+    """For each entry of `bands`, [runs, points], the median and the middle 80 per cent; single curves as lines."""
+    figure, axes = plt.subplots()
+    for (name, runs), color, style in zip(bands.items(), PALETTE[1:], ("-", "--", "-."), strict=False):
+        low, median, high = runs.quantile(torch.tensor([0.1, 0.5, 0.9], dtype=runs.dtype), dim=0)
+        axes.fill_between(grid, low, high, color=color, alpha=0.2, linewidth=0)
+        axes.plot(grid, median, color=color, linestyle=style, label=name)
+    for name, (x, y) in lines.items():
+        axes.plot(x, y, color=PALETTE[0], linestyle=":", label=name)
+    axes.set(xlabel="environment steps", ylabel=r"performance $J$", xlim=(0, float(grid[-1])))
+    axes.legend(loc="lower right", fontsize=9)
+    return figure
+
+
+def plot_difficulty(success: Tensor, weights: Mapping[str, Tensor]) -> Figure:
+    """The weight that a group loss gives to a prompt, against the probability that the prompt is solved."""
+    figure, axes = plt.subplots()
+    for (name, values), color, style in zip(weights.items(), PALETTE, (":", "-", "--", "-."), strict=False):
+        axes.plot(success, values, color=color, linestyle=style, label=name)
+    axes.set(xlabel="probability of success $p$", ylabel="weight $w(p)$", ylim=(0, None))
+    axes.legend(fontsize=9)
+    return figure
+
+
+def plot_length_bias(lengths: Sequence[int], pushes: Mapping[str, Tensor]) -> Figure:
+    """The push on a long answer, divided by that on the short one of equal worth, against its length."""
+    figure, axes = plt.subplots()
+    for (name, values), color, style in zip(pushes.items(), PALETTE[1:], ("-", "--", "-.", ":"), strict=False):
+        axes.plot(lengths, values, color=color, linestyle=style, marker="o", markersize=4, label=name)
+    axes.axhline(0.0, color="0.6", linewidth=0.8)
+    axes.set(xlabel="tokens of the long answer", ylabel="push on the long / on the short answer")
+    axes.legend(fontsize=9)
+    return figure
+
+
+def plot_total_rewards(steps: Sequence[int], totals: Sequence[float], best: float) -> Figure:
+    """The mean total reward of the episodes that ended in each rollout, against the number of environment steps."""
+    figure, axes = plt.subplots()
+    axes.axhline(best, color=PALETTE[0], linestyle=":", label="the largest possible")
+    axes.plot(steps, totals, color=PALETTE[1], marker="o", markersize=4, label="PPO")
+    axes.set(xlabel="environment steps", ylabel="total reward of an episode", ylim=(0, 1.05 * best))
+    axes.legend(loc="lower right")
     return figure

@@ -139,8 +139,8 @@ def discounted_visitation(
         tensor([6., 4., 2., 0.], dtype=torch.float64)
     """
     # η(s′) = μ(s′) + γ Σ_s η(s) Σ_a π(a|s) p(s′|s, a)
-    visitation = solve_bellman(mdp, policy, gamma, mdp.initial, transpose=True)
-    return visitation.masked_fill(mdp.terminal, 0.0)
+    eta = solve_bellman(mdp, policy, gamma, mdp.initial, transpose=True)
+    return eta.masked_fill(mdp.terminal, 0.0)
 
 
 def exact_policy_gradient(
@@ -180,7 +180,8 @@ def exact_policy_gradient(
                 [ 0.0000,  0.0000]], dtype=torch.float64)
     """
     policy = _softmax_policy(mdp, preferences)
-    visitation = discounted_visitation(mdp, policy, gamma if discount_states else 1.0)
+    state_gamma = gamma if discount_states else 1.0
+    visitation = discounted_visitation(mdp, policy, state_gamma)
     # ∂J/∂h(s, a) = η(s) π(a|s) A_π(s, a)
     return visitation.unsqueeze(-1) * policy * advantages(mdp, policy, gamma)
 
@@ -382,10 +383,10 @@ def gradient_routes(
         >>> for name, gradient in routes.items():
         ...     print(f"{gradient[0, 0]:.12f}  {name}")
         0.250000000000  theorem
-        0.250000000000  autograd of the solve
-        0.250000000000  central differences
+        0.250000000000  autograd, solve
+        0.250000000000  differences
         0.250000000000  likelihood ratio
-        0.250000000000  autograd of the sum
+        0.250000000000  autograd, sum
     """
     policy = _softmax_policy(mdp, preferences)
     _check_table("preferences", preferences)
@@ -398,14 +399,14 @@ def gradient_routes(
 
     routes = {
         "theorem": exact_policy_gradient(mdp, preferences, gamma),
-        "autograd of the solve": _autograd(value, preferences),
-        "central differences": _central_differences(value, preferences.detach()),
+        "autograd, solve": _autograd(value, preferences),
+        "differences": _central_differences(value, preferences.detach()),
     }
     if horizon is not None:
         trajectories = _whole_episodes(mdp, policy.detach(), horizon)
         returns = discounted_return(trajectories.rewards, gamma, mask=trajectories.mask)
         routes["likelihood ratio"] = likelihood_ratio_gradient(mdp, preferences, gamma, horizon=horizon)
-        routes["autograd of the sum"] = _autograd(expected_return, preferences)
+        routes["autograd, sum"] = _autograd(expected_return, preferences)
     return {name: gradient.detach() for name, gradient in routes.items()}
 
 
@@ -441,7 +442,8 @@ def expected_gradient(
 
     Raises:
         ValueError: if there are too many batches, which the message counts; if `loss` does not return a scalar, or
-            has a gradient that is not finite; if a shape does not fit; if `gamma` is outside [0, 1].
+            has a gradient that is not finite; if `behavior` is no policy of `mdp`; if a shape does not fit; if `gamma`
+            is outside [0, 1].
         TypeError: if `loss` does not return a tensor; if `preferences` is not a tensor of floats of the MDP's dtype.
 
     Source:
@@ -582,8 +584,7 @@ def _batch_gradients(
     policy = _softmax_policy(mdp, preferences).detach()
     _check_table("preferences", preferences)
     if behavior is not None:
-        check_policy(mdp, behavior)
-        _check_table("behavior", behavior)
+        _check_behavior(mdp, behavior)
     draws = policy if behavior is None else behavior.detach()
     trajectories, probabilities = enumerate_trajectories(mdp, draws, horizon=horizon)
     _check_number_of_batches(len(probabilities), batch_size, horizon)
@@ -636,6 +637,14 @@ def _checked_loss(loss: Tensor) -> Tensor:
 def _check_table(name: str, table: Tensor) -> None:
     if table.ndim != 2:
         raise ValueError(f"{name} has shape {list(table.shape)}, expected [S, A] without batch axes")
+
+
+def _check_behavior(mdp: FiniteMDP, behavior: Tensor) -> None:
+    try:
+        check_policy(mdp, behavior)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"behavior is no policy of mdp: {error}") from None
+    _check_table("behavior", behavior)
 
 
 def _check_number_of_batches(n: int, batch_size: int, horizon: int) -> None:

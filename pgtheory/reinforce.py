@@ -69,7 +69,7 @@ def reinforce_loss(
     Estimand:
         The gradient has the expectation :math:`-\nabla J`, for the J of episodes that end within T steps, if the
         actions were drawn from the policy that is differentiated, and b is independent of :math:`A_t` given
-        :math:`S_t` (:prf:ref:`thm-reinforce-unbiased`, :prf:ref:`prop-baseline`). Where episodes are cut off after T
+        :math:`S_t` (:eq:`eq-reinforce`, :eq:`eq-baseline-condition`). Where episodes are cut off after T
         steps, it is minus the gradient of the expected return of these T steps. With `discount_states=False` and
         :math:`\gamma < 1` it is the gradient of no function.
 
@@ -90,7 +90,7 @@ def reinforce_loss(
     # γ^t (G_t − b)
     weights = returns - _checked_baseline(baseline, rewards, mask)
     if discount_states:
-        weights = discount_factors(gamma, rewards.shape[-1], dtype=rewards.dtype, device=rewards.device) * weights
+        weights = _discounts(gamma, rewards) * weights
     return -_mean_over_episodes(weights, log_probs, mask)
 
 
@@ -219,8 +219,7 @@ def entropy_bonus(
     """
     _check_steps(entropies, entropies, mask, name="entropies")
     rate = _checks.check_gamma(gamma) if discount_states else 1.0
-    factors = discount_factors(rate, entropies.shape[-1], dtype=entropies.dtype, device=entropies.device)
-    return _mean_over_episodes(factors.expand_as(entropies), entropies, mask)
+    return _mean_over_episodes(_discounts(rate, entropies).expand_as(entropies), entropies, mask)
 
 
 def leave_one_out_baseline(
@@ -549,8 +548,7 @@ def _standardised(log_probs: Tensor, rewards: Tensor, gamma: float, /, *, mask: 
     n = mask.sum()
     mean = returns.sum() / n
     spread = (torch.where(mask, returns - mean, 0.0).square().sum() / n).sqrt()
-    factors = discount_factors(gamma, rewards.shape[-1], dtype=rewards.dtype, device=rewards.device)
-    return -_mean_over_episodes(factors * (returns - mean) / (spread + 1e-8), log_probs, mask)
+    return -_mean_over_episodes(_discounts(gamma, rewards) * (returns - mean) / (spread + 1e-8), log_probs, mask)
 
 
 def _shaped(mdp: FiniteMDP, values: Float[Tensor, "S"], gamma: float) -> FiniteMDP:
@@ -584,6 +582,11 @@ def _compare(name: str, mean: Tensor, target: Tensor, variance: float) -> Ledger
 def _check_ends(mdp: FiniteMDP, policy: Tensor, horizon: int) -> None:
     if enumerate_trajectories(mdp, policy, horizon=horizon)[0].truncated.any():
         raise ValueError(f"horizon is {horizon}, but an episode may last longer: the exact gradient is of whole ones")
+
+
+def _discounts(gamma: float, steps: Tensor) -> Float[Tensor, "T"]:
+    """γ^t for each time of `steps`, `[..., T]`."""
+    return discount_factors(gamma, steps.shape[-1], dtype=steps.dtype, device=steps.device)
 
 
 def _mean_over_episodes(weights: Tensor, terms: Tensor, mask: Tensor | None) -> Tensor:

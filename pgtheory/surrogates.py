@@ -19,15 +19,19 @@ from pgtheory import _checks
 from pgtheory._gymnasium import import_gymnasium
 from pgtheory.mdp import FiniteMDP, check_policy
 from pgtheory.policy_gradient import (
+    BATCH_LIMIT,
+    _add_up,
+    _log_policy_gradient,
+    _slopes,
     discounted_visitation,
     exact_policy_gradient,
     expected_gradient,
-    gradient_covariance,
     performance,
 )
 from pgtheory.reinforce import LedgerRow
 from pgtheory.returns import discount_factors
 from pgtheory.softmax_policy import SoftmaxPolicy, log_softmax_policy, softmax_policy
+from pgtheory.trajectories import Trajectories, at_steps, enumerate_trajectories
 from pgtheory.value_functions import advantages as exact_advantages
 from pgtheory.value_functions import solve_bellman
 
@@ -323,8 +327,8 @@ def surrogate_objective(
     r"""The surrogate :math:`L(\pi)` of :math:`J(\pi)`: the new policy's actions in the states that the old one visits.
 
     Equation :eq:`eq-surrogate-objective`. It is :math:`J(\pi_{\mathrm{old}}) + \sum_s \eta_{\mathrm{old}}(s) \sum_a
-    \pi(a \mid s) A_{\mathrm{old}}(s, a)`, the performance-difference lemma with the visits of the old policy in place of
-    those of the new one.
+    \pi(a \mid s) A_{\mathrm{old}}(s, a)`, the performance-difference lemma with the visits of the old policy in place
+    of those of the new one.
 
     Args:
         mdp: the MDP.
@@ -490,8 +494,9 @@ def clipped_surrogate(
     r"""The clipped surrogate of PPO, element by element, to be maximised.
 
     Equation :eq:`eq-ppo-clip`: :math:`\min(\rho A,\ \mathrm{clip}(\rho, 1 - \varepsilon_-, 1 + \varepsilon_+) A)` with
-    the ratio :math:`\rho = \pi_\theta / \pi_{\mathrm{old}}`. A positive advantage is rewarded up to the ratio :math:`1 + \varepsilon_+`, a negative
-    one punished down to :math:`1 - \varepsilon_-`; beyond, the gradient is 0. On the other side nothing is clipped.
+    the ratio :math:`\rho = \pi_\theta / \pi_{\mathrm{old}}`. A positive advantage is rewarded up to the ratio
+    :math:`1 + \varepsilon_+`, a negative one punished down to :math:`1 - \varepsilon_-`; beyond, the gradient is 0. On
+    the other side nothing is clipped.
 
     Args:
         log_probs: :math:`\ln \pi_\theta(A_t \mid S_t)`.
@@ -816,7 +821,7 @@ def difficulty_weight(
         >>> difficulty_weight(p, 8, scale="none")
         tensor([0.8750, 0.8750], dtype=torch.float64)
         >>> difficulty_weight(p, 8)
-        tensor([1.7975, 2.1148], dtype=torch.float64)
+        tensor([1.7355, 2.1768], dtype=torch.float64)
     """
     _checks.check_floating("success", success)
     if not _checks.is_traced(success) and (outside := ~((success > 0) & (success < 1))).any():
@@ -871,12 +876,19 @@ def two_answer_lengths(
 
 
 def expected_group_gradient(
-    loss: GroupLoss, mdp: FiniteMDP, preferences: Float[Tensor, "S A"], *, horizon: int, size: int
+    loss: GroupLoss,
+    mdp: FiniteMDP,
+    preferences: Float[Tensor, "S A"],
+    *,
+    horizon: int,
+    size: int,
+    ordered: bool = False,
 ) -> Float[Tensor, "S A"]:
     r"""The exact :math:`\mathbb{E}[\nabla_h\, \mathrm{loss}]` of one group, at ratio 1, over all prompts and groups.
 
     Equation :eq:`eq-expected-group-gradient`: a prompt is a start state; the `size` responses to it are independent,
-    and their reward is the sum of the rewards of their steps. For each prompt all groups are enumerated.
+    and their reward is the sum of the rewards of their steps. For each prompt all groups are enumerated. A loss does
+    not depend on the order of the responses, as a rule, and then groups that differ in nothing else count as one.
 
     Args:
         loss: called with `[1, size, T]`, see `GroupLoss`.
@@ -884,6 +896,7 @@ def expected_group_gradient(
         preferences: :math:`h(s, a)`.
         horizon: the number of steps T after which a response is cut off.
         size: the number of responses in a group.
+        ordered: whether to enumerate the groups in every order, for a loss that does depend on it.
 
     Returns:
         The expectation; minus it is the direction of ascent.
@@ -903,9 +916,12 @@ def expected_group_gradient(
     """
     total = torch.zeros_like(preferences, requires_grad=False)
     for weight, prompt in _prompts(mdp):
-        total += weight * expected_gradient(
-            _on_one_group(loss), prompt, preferences, 1.0, horizon=horizon, batch_size=size
-        )
+        if ordered:
+            on_batch = _on_one_group(loss)
+            total += weight * expected_gradient(on_batch, prompt, preferences, 1.0, horizon=horizon, batch_size=size)
+            continue
+        for probability, gradient in _group_gradients(loss, prompt, preferences, horizon, size):
+            total += weight * torch.einsum("n,nsa->sa", probability, gradient)
     return total
 
 
@@ -944,7 +960,7 @@ def group_bias_ledger(
         preferences: :math:`h(s, a)`.
         horizon: the largest number of tokens.
         size: the number of responses in a group.
-        losses: the losses; by default `group_loss_variants`.
+        losses: the losses, which do not depend on the order of the responses; by default `group_loss_variants`.
 
     Returns:
         One row for each loss. The variance is that of the gradient of one group, its prompt drawn as well.
@@ -969,12 +985,9 @@ def group_bias_ledger(
     for name, loss in losses.items():
         mean, square = torch.zeros_like(target), 0.0
         for weight, prompt in _prompts(mdp):
-            arguments = (_on_one_group(loss), prompt, preferences.detach(), 1.0)
-            slope = expected_gradient(*arguments, horizon=horizon, batch_size=size)
-            spread = gradient_covariance(*arguments, horizon=horizon, batch_size=size).trace()
-            mean -= weight * slope
-            # E‖g‖² = Σ_x μ(x) (tr Cov[g|x] + ‖E[g|x]‖²)
-            square += float(weight * (spread + slope.square().sum()))
+            for probability, gradient in _group_gradients(loss, prompt, preferences, horizon, size):
+                mean -= weight * torch.einsum("n,nsa->sa", probability, gradient)
+                square += float(weight * (probability @ gradient.flatten(1).square().sum(-1)))
         rows.append(_ledger_row(name, mean, target, square))
     return rows
 
@@ -1339,10 +1352,10 @@ class PPOTrainer:
 def token_log_probs(logits: Float[Tensor, "*batch V"], tokens: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     r"""The log-probabilities of tokens under the softmax of logits, without a second copy of the logits.
 
-    Equation :eq:`eq-token-log-prob`: :math:`\ln \pi(y_t) = z_{y_t} - \ln \sum_v e^{z_v}`. `log_softmax` followed by `gather` keeps a second tensor as large as the logits,
-    and makes two more on the way back. Here the rows are worked on a few at a time, forward and backward, and the
-    only large tensor that is made is the gradient itself. Inside `torch.func` and `torch.compile`, and for second
-    derivatives, the plain form is used.
+    Equation :eq:`eq-token-log-prob`: :math:`\ln \pi(y_t) = z_{y_t} - \ln \sum_v e^{z_v}`. `log_softmax` followed by
+    `gather` keeps a second tensor as large as the logits, and makes two more on the way back. Here the rows are worked
+    on a few at a time, forward and backward, and the only large tensor that is made is the gradient itself. Inside
+    `torch.func` and `torch.compile`, and for second derivatives, the plain form is used.
 
     Args:
         logits: one row of preferences for each token; :math:`-\infty` for a token that is not available.
@@ -1632,6 +1645,32 @@ def _prompts(mdp: FiniteMDP) -> Iterator[tuple[Tensor, FiniteMDP]]:
         start = torch.zeros_like(mdp.initial)
         start[state] = 1.0
         yield mdp.initial[state], replace(mdp, initial=start)
+
+
+def _group_gradients(
+    loss: GroupLoss, mdp: FiniteMDP, preferences: Tensor, horizon: int, size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Chunk by chunk, the probabilities of all groups up to order, and the gradients of their losses."""
+    h, size = preferences.detach(), _checks.check_count("size", size)
+    _check_table(mdp, "preferences", h, 2)
+    policy = softmax_policy(h, available=mdp.available)
+    responses, probabilities = enumerate_trajectories(mdp, policy, horizon=horizon)
+    log_probs = at_steps(log_softmax_policy(h, available=mdp.available), responses)
+    n_groups = math.comb(len(probabilities) + size - 1, size)
+    if n_groups * size * horizon > BATCH_LIMIT:
+        raise ValueError(f"there are {n_groups:,} groups of {size} responses: make size or horizon smaller")
+    value, numbers = _on_one_group(loss), torch.arange(len(probabilities), device=h.device)
+    for group in torch.split(torch.combinations(numbers, size, with_replacement=True), 2**12):
+        drawn = Trajectories(*(field[group] for field in responses))
+        slopes = _slopes(value, log_probs[group], drawn.rewards, 1.0, drawn.mask)
+        weights = _log_policy_gradient(policy, _add_up(drawn, slopes, policy).sum(1))
+        yield _orders(group) * probabilities[group].prod(-1), weights
+
+
+def _orders(group: Int[Tensor, "n size"]) -> Float[Tensor, "n"]:
+    """In how many orders each group can be drawn: size! / (m_1! m_2! ...), with m_j equal responses of kind j."""
+    so_far = (group.unsqueeze(-1) == group.unsqueeze(-2)).tril().sum(-1)
+    return math.factorial(group.shape[-1]) / so_far.double().prod(-1)
 
 
 def _ledger_row(name: str, mean: Tensor, target: Tensor, square: float) -> LedgerRow:

@@ -340,11 +340,16 @@ class Trainer:
 
     def _loss(self, episodes: Trajectories | Episodes, log_probs: Tensor, entropies: Tensor) -> Tensor:
         rewards, baseline, fit = self._rewards_and_baseline(episodes, log_probs.dtype)
-        mask, discount_states = episodes.mask, self.discount_states
+        mask, gamma, keep = episodes.mask, self.gamma, self.discount_states
         loss = reinforce_loss(
-            log_probs, rewards, self.gamma, mask=mask, baseline=baseline, discount_states=discount_states
+            log_probs,
+            rewards,
+            gamma,
+            mask=mask,
+            baseline=baseline,
+            discount_states=keep,
         )
-        bonus = entropy_bonus(entropies, self.gamma, mask=mask, discount_states=discount_states)
+        bonus = entropy_bonus(entropies, gamma, mask=mask, discount_states=keep)
         return loss + fit - self.entropy_weight * bonus
 
     def _rewards_and_baseline(

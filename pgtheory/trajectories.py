@@ -67,8 +67,9 @@ def sample_trajectories(
     r"""Draw `n` independent trajectories: :math:`S_0 \sim \mu`, :math:`A_t \sim \pi`, :math:`S_{t+1}, R_{t+1} \sim p`.
 
     All trajectories advance together, and those that have ended cost nothing. A draw inverts a distribution function
-    by bisection, so it takes a number of operations that is logarithmic in the number of actions and outcomes, and it
-    never gives an event of probability 0.
+    by bisection, so it takes a number of operations that is logarithmic in the number of actions and outcomes of the
+    state, and it never gives an event of probability 0. Each call first spends a time proportional to the number of
+    outcomes of the MDP on the policy's distribution functions, so many trajectories in one call are the cheapest.
 
     Args:
         mdp: the MDP.
@@ -106,21 +107,24 @@ def sample_trajectories(
     actions, rewards = states.new_zeros(n, horizon), mdp.rewards.new_zeros(n, horizon)
     mask, live = mdp.terminal.new_zeros(n, horizon), ~mdp.terminal
     outcome_rewards = mdp.rewards[mdp.outcomes.reward_index]
-    row, state = torch.arange(n, device=mdp.device), states[:, 0]
-    for t in range(horizon):
-        going = live.index_select(0, state).nonzero().squeeze(1)
-        if len(going) == 0:
-            break
-        row, state = row.index_select(0, going), state.index_select(0, going)
+    flat_states, flat_actions, flat_rewards, flat_mask = (x.view(-1) for x in (states, actions, rewards, mask))
+    row = live[states[:, 0]].nonzero().squeeze(1)
+    place, state = row * horizon, states[row, 0]  # of A_t in the flat table of actions
+    for t in range(horizon if len(row) else 0):
         if t < len(tables):
             events = _with_buckets(_events(mdp, tables[t]), budget=4 * n)
         outcome = events.draw(state, uniforms(len(row)))
         state = mdp.outcomes.next_state.index_select(0, outcome)
-        place = row * horizon + t
-        mask.view(-1).scatter_(0, place, True)
-        actions.view(-1).scatter_(0, place, mdp.outcomes.action.index_select(0, outcome))
-        rewards.view(-1).scatter_(0, place, outcome_rewards.index_select(0, outcome))
-        states.view(-1).scatter_(0, place + row + 1, state)  # a row of states has one entry more
+        flat_mask.scatter_(0, place, True)
+        flat_actions.scatter_(0, place, mdp.outcomes.action.index_select(0, outcome))
+        flat_rewards.scatter_(0, place, outcome_rewards.index_select(0, outcome))
+        place = place + 1
+        flat_states.scatter_(0, place + row, state)  # each row of states has one entry more
+        going = live.index_select(0, state).nonzero().squeeze(1)
+        if len(going) < len(row):
+            row, place, state = (x.index_select(0, going) for x in (row, place, state))
+            if len(row) == 0:
+                break
     terminated = mdp.terminal[_repeat_last_state(states, mask)]
     return Trajectories(states, actions, rewards, mask, terminated, ~terminated)
 

@@ -239,6 +239,13 @@ def test_the_tolerance_of_ties_is_within_its_bounds(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.usefixtures("route")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_logits_of_16_bits_are_taken_as_exact(dtype: torch.dtype) -> None:
+    barely_more = 0.5 + 0.5 * TIE_FRACTION / 4  # would be within a tolerance made of the eps of 16 bits
+    assert kept(top_p(torch.zeros(4, dtype=dtype), barely_more)) == [0, 1, 2]
+
+
+@pytest.mark.usefixtures("route")
 @properties
 @given(st.one_of(some_logits, tied_logits, distinct_logits), masses)
 def test_top_p_is_the_definition(logits: list[float], p: float) -> None:

@@ -53,10 +53,15 @@ def quiz() -> FiniteMDP:
 def masked() -> FiniteMDP:
     """Two starts, and sets of actions that differ."""
     outcomes = [
-        (0, 0, 2, 1.0, 0.5), (0, 0, 3, -1.0, 0.5), (0, 2, 2, 0.25, 1.0),
-        (1, 1, 2, 2.0, 1.0), (1, 2, 3, 0.5, 1.0),
-        (2, 0, 3, 3.0, 1.0), (2, 1, 3, -1.0, 0.25), (2, 1, 3, 1.0, 0.75),
-    ]  # fmt: skip
+        (0, 0, 2, 1.0, 0.5),
+        (0, 0, 3, -1.0, 0.5),
+        (0, 2, 2, 0.25, 1.0),
+        (1, 1, 2, 2.0, 1.0),
+        (1, 2, 3, 0.5, 1.0),
+        (2, 0, 3, 3.0, 1.0),
+        (2, 1, 3, -1.0, 0.25),
+        (2, 1, 3, 1.0, 0.75),
+    ]
     return FiniteMDP.from_outcomes(outcomes, n_states=4, n_actions=3, initial=[0.25, 0.75, 0, 0], terminal=[3])
 
 
@@ -524,8 +529,11 @@ def test_the_value_of_a_reset_state_adds_the_gradient_of_the_discounted_end(ledg
     rewards = mdp.rewards[o.reward_index] + gamma * start * mdp.terminal[o.next_state].double()
     paying = FiniteMDP.from_outcomes(
         (o.state, o.action, o.next_state, rewards, o.probability),
-        n_states=4, n_actions=3, initial=mdp.initial, terminal=mdp.terminal,
-    )  # fmt: skip
+        n_states=4,
+        n_actions=3,
+        initial=mdp.initial,
+        terminal=mdp.terminal,
+    )
     expected = exact_policy_gradient(paying, preferences, gamma)
     torch.testing.assert_close(rows["v of a reset at termination"].mean, expected, rtol=0, atol=1e-12)
     assert rows["v of a reset at termination"].angle > 1
@@ -626,7 +634,7 @@ OTHER_FAULTS = [
     pytest.param(lambda: cut_off(ZEROS[:, 0] + NAN), ValueError, r"final_values is nan at \[0\]", id="nan final value"),
     pytest.param(lambda: cut_off(ZEROS[:1, 0]), ValueError, "final_values has shape", id="final values shape"),
     pytest.param(lambda: cut_off(ZEROS[:, 0], mask=ZEROS > 0), ValueError, "mask has no step", id="no last step"),
-]  # fmt: skip
+]
 
 
 def short_ledger(horizon: int, batch_size: int = 2) -> list[LedgerRow]:

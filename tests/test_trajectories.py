@@ -294,6 +294,14 @@ def test_extreme_uniform_numbers_never_draw_what_has_probability_zero(monkeypatc
     assert (batch.states == 1).all()
 
 
+@pytest.mark.parametrize(("u", "expected"), [(0.0, 0), (0.1, 1), (0.25, 2), (0.95, 9), (1 - 2**-53, 9)])
+def test_the_start_is_the_state_whose_interval_holds_the_uniform_number(u, expected):
+    # Ten times 0.1 adds up to 1 - 2^-53, which is also the largest number that torch.rand returns.
+    outcomes = [(s, 0, s, 0.0, 1.0) for s in range(10)]
+    mdp = FiniteMDP.from_outcomes(outcomes, n_states=10, n_actions=1, initial=[0.1] * 10)
+    assert trajectories._draw_starts(mdp, torch.tensor([u], dtype=torch.float64)).tolist() == [expected]
+
+
 def test_the_distribution_functions_of_rows_of_any_length_are_right():
     mdp = FiniteMDP.from_outcomes(
         [(0, 0, k, 0.0, (k + 1) / 66) for k in range(11)]
@@ -390,6 +398,12 @@ def test_a_trajectory_that_cannot_happen_has_probability_zero():
     assert not trajectory_probabilities(mdp, policy, too_large).any()
     wrong_start = batch._replace(states=torch.cat([torch.full_like(batch.states[:, :1], 2), batch.states[:, 1:]], 1))
     assert not trajectory_probabilities(mdp, policy, wrong_start).any()
+    # first -> end -> end with reward 3: nothing follows a terminal state, though "to end, reward 3" is an outcome.
+    beyond = Trajectories(
+        torch.tensor([[0, 2, 2]]), torch.tensor([[1, 1]]), torch.tensor([[-1.0, 3.0]], dtype=torch.float64),
+        torch.tensor([[True, True]]), torch.tensor([True]), torch.tensor([False]),
+    )  # fmt: skip
+    assert trajectory_probabilities(mdp, torch.full((3, 2), 0.5, dtype=torch.float64), beyond).item() == 0.0
     # first -> first with reward 0: that next state and that reward exist, but not together.
     one_step = Trajectories(
         torch.tensor([[0, 0]]), torch.tensor([[0]]), torch.zeros(1, 1, dtype=torch.float64),
