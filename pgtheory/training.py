@@ -474,16 +474,18 @@ def reinforce_runs(
     return Runs(torch.stack(theta), torch.stack(w), torch.stack(returns), torch.stack(lengths), stopped)
 
 
-def _checked_mode(envs: Any, policy: SoftmaxPolicy) -> str:
+def _checked_mode(envs: Any, policy: SoftmaxPolicy, name: str = "envs") -> str:
     """The name of the autoreset mode of a vector environment that fits the policy."""
     gymnasium = import_gymnasium()
     if not isinstance(envs, gymnasium.vector.VectorEnv):
-        raise TypeError(f"envs must be a gymnasium.vector.VectorEnv, not {type(envs).__name__}: gymnasium.make_vec")
+        raise TypeError(
+            f"{name} must be a gymnasium.vector.VectorEnv, not {type(envs).__name__}: see gymnasium.make_vec"
+        )
     space = envs.single_action_space
     if not isinstance(space, gymnasium.spaces.Discrete):
-        raise ValueError(f"envs has the action space {space}, not a discrete one")
+        raise ValueError(f"{name} has the action space {space}, not a discrete one")
     if int(space.n) != policy.n_actions or int(space.start) != 0:
-        raise ValueError(f"envs has the action space {space}, but policy has {policy.n_actions} actions from 0")
+        raise ValueError(f"{name} has the action space {space}, but policy has {policy.n_actions} actions from 0")
     mode = envs.metadata.get("autoreset_mode", gymnasium.vector.AutoresetMode.NEXT_STEP)
     return str(mode.name)
 
@@ -535,7 +537,7 @@ def _checked_batch_size(source: Any, policy: SoftmaxPolicy, batch_size: int | No
         if batch_size is None:
             raise ValueError("batch_size is None: a FiniteMDP needs to know how many episodes to draw")
         return _checks.check_count("batch_size", batch_size)
-    _checked_mode(source, policy)
+    _checked_mode(source, policy, "source")
     if batch_size not in (None, source.num_envs):
         raise ValueError(f"batch_size is {batch_size}, but the source has {source.num_envs} sub-environments")
     return int(source.num_envs)

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from pgtheory import _checks
-from pgtheory.mdp import FiniteMDP, check_policy
+from pgtheory.mdp import FiniteMDP, Outcomes, check_policy
 
 __all__ = ["Trajectories", "at_steps", "enumerate_trajectories", "sample_trajectories", "trajectory_probabilities"]
 
@@ -103,21 +103,20 @@ def sample_trajectories(
     tables = _tables_by_time(mdp, policy, horizon).detach()
     _check_generator(generator, mdp)
     uniforms = partial(torch.rand, generator=generator, dtype=torch.float64, device=mdp.device)
-    states = _draw_starts(mdp, uniforms(n))[:, None].repeat(1, horizon + 1)
+    start, live = _draw_starts(mdp, uniforms(n)), ~mdp.terminal
+    states = torch.cat([start[:, None], start.new_full((n, horizon), -1)], 1)  # -1: not visited
     actions, rewards = states.new_zeros(n, horizon), mdp.rewards.new_zeros(n, horizon)
-    mask, live = mdp.terminal.new_zeros(n, horizon), ~mdp.terminal
-    outcome_rewards = mdp.rewards[mdp.outcomes.reward_index]
-    flat_states, flat_actions, flat_rewards, flat_mask = (x.view(-1) for x in (states, actions, rewards, mask))
-    row = live[states[:, 0]].nonzero().squeeze(1)
-    place, state = row * horizon, states[row, 0]  # of A_t in the flat table of actions
+    flat_states, flat_actions, flat_rewards = states.view(-1), actions.view(-1), rewards.view(-1)
+    row = live[start].nonzero().squeeze(1)
+    place, state = row * horizon, start[row]  # of A_t in the flat table of actions
     for t in range(horizon if len(row) else 0):
         if t < len(tables):
             events = _with_buckets(_events(mdp, tables[t]), budget=4 * n)
-        outcome = events.draw(state, uniforms(len(row)))
-        state = mdp.outcomes.next_state.index_select(0, outcome)
-        flat_mask.scatter_(0, place, True)
-        flat_actions.scatter_(0, place, mdp.outcomes.action.index_select(0, outcome))
-        flat_rewards.scatter_(0, place, outcome_rewards.index_select(0, outcome))
+            next_state, action, reward = _columns_of_events(mdp, events)
+        event = events.draw(state, uniforms(len(row)))
+        state = next_state.index_select(0, event)
+        flat_actions.scatter_(0, place, action.index_select(0, event))
+        flat_rewards.scatter_(0, place, reward.index_select(0, event))
         place = place + 1
         flat_states.scatter_(0, place + row, state)  # each row of states has one entry more
         going = live.index_select(0, state).nonzero().squeeze(1)
@@ -125,6 +124,7 @@ def sample_trajectories(
             row, place, state = (x.index_select(0, going) for x in (row, place, state))
             if len(row) == 0:
                 break
+    mask = states[:, 1:] >= 0
     terminated = mdp.terminal[_repeat_last_state(states, mask)]
     return Trajectories(states, actions, rewards, mask, terminated, ~terminated)
 
@@ -271,10 +271,10 @@ class _Events(NamedTuple):
     buckets: int = 1
 
     def draw(self, state: Int[Tensor, "n"], u: Float[Tensor, "n"]) -> Int[Tensor, "n"]:
-        """The outcomes that the uniform numbers `u` pick: the last event whose left edge is at most u."""
+        """The events that the uniform numbers `u` pick: the last one whose left edge is at most u."""
         bucket = (u * self.buckets).long().add_(state, alpha=self.buckets)
         first, last = self.first.index_select(0, bucket), self.last.index_select(0, bucket)
-        return self.outcome.index_select(0, _last_at_most(self.left_edge, first, last, u, self.longest))
+        return _last_at_most(self.left_edge, first, last, u, self.longest)
 
 
 def _events(mdp: FiniteMDP, table: Float[Tensor, "S A"]) -> _Events:
@@ -289,6 +289,12 @@ def _events(mdp: FiniteMDP, table: Float[Tensor, "S A"]) -> _Events:
     # The range of a terminal state, which has no events, is never read: it is only kept inside the tensor.
     first = (count.cumsum(0) - count).clamp(max=max(0, len(outcome) - 1))
     return _Events(outcome, left_edge, first, first + (count - 1).clamp(min=0), max(1, int(count.max())))
+
+
+def _columns_of_events(mdp: FiniteMDP, events: _Events) -> tuple[Tensor, Tensor, Tensor]:
+    """The next state, the action and the reward of each event."""
+    o = Outcomes._make(column[events.outcome] for column in mdp.outcomes)
+    return o.next_state, o.action, mdp.rewards[o.reward_index]
 
 
 def _with_buckets(events: _Events, budget: int) -> _Events:

@@ -485,7 +485,9 @@ FAULTS = [
     pytest.param(lambda: trainer(batch_size=None), ValueError, "batch_size is None", id="no batch size"),
     pytest.param(lambda: trainer(batch_size=0), ValueError, "batch_size must be at least 1", id="batch size"),
     pytest.param(lambda: trainer(source=cartpole(), batch_size=3), ValueError, "has 2 sub-env", id="sub-environments"),
-    pytest.param(lambda: trainer(source=3), TypeError, "must be a gymnasium.vector.VectorEnv, not int", id="source"),
+    pytest.param(
+        lambda: trainer(source=3), TypeError, "source must be a gymnasium.vector.VectorEnv, not int", id="source"
+    ),
     pytest.param(lambda: trainer(optimizer=ascent), ValueError, "optimizer maximises", id="maximize"),
     pytest.param(lambda: trainer(baseline="mean"), ValueError, "baseline is 'mean'", id="baseline"),
     pytest.param(lambda: trainer(bootstrap=True), ValueError, "bootstrap is True but", id="bootstrap"),

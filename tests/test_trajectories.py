@@ -257,7 +257,7 @@ def test_every_uniform_number_picks_the_event_that_exact_arithmetic_picks(name, 
         # In the middle of every interval, where rounding cannot matter, and at both ends of [0, 1).
         middles = [(low + high) / 2 for low, high in itertools.pairwise([*edges, total])]
         u = torch.tensor([*map(float, middles), 0.0, 1 - 2**-53], dtype=torch.float64)
-        k = events.draw(torch.full((len(u),), s), u)
+        k = events.outcome[events.draw(torch.full((len(u),), s), u)]
         picked = list(zip(*(x[k].tolist() for x in (o.action, o.next_state, o.reward_index)), strict=True))
         assert picked == [*wanted, wanted[0], wanted[-1]]
         assert o.state[k].tolist() == [s] * len(u)
