@@ -613,7 +613,7 @@ def plot_length_bias(lengths: Sequence[int], pushes: Mapping[str, Tensor]) -> Fi
     for (name, values), color, style in zip(pushes.items(), PALETTE[1:], ("-", "--", "-.", ":"), strict=False):
         axes.plot(lengths, values, color=color, linestyle=style, marker="o", markersize=4, label=name)
     axes.axhline(0.0, color="0.6", linewidth=0.8)
-    axes.set(xlabel="tokens of the long answer", ylabel="push on the long / on the short answer")
+    axes.set(xlabel="tokens of the long answer", ylabel="push, long / short answer")
     axes.legend(fontsize=9)
     return figure
 

@@ -21,7 +21,7 @@ __all__ = [
     "sequence_level_rewards",
 ]
 
-BLOCK = 32
+BLOCK = 16
 """Steps that one small matrix product discounts at a time."""
 
 
@@ -309,7 +309,10 @@ def _discount(rewards: Tensor, gamma: float, stride: int = 1) -> Tensor:
     # What the first steps of the blocks are worth is a discounted sum again, in steps BLOCK times as long.
     starts = _discount(returns[..., 0], gamma, stride * BLOCK)
     to_next_block = torch.pow(gamma, stride * (BLOCK - steps)).to(rewards.dtype)
-    returns[..., :-1, :] += starts[..., 1:, None] * to_next_block
+    if _checks.is_traced(rewards):  # vmap has no rule for addcmul_, which needs no temporary
+        returns[..., :-1, :] += starts[..., 1:, None] * to_next_block
+    else:
+        returns[..., :-1, :].addcmul_(starts[..., 1:, None], to_next_block)
     return returns.flatten(-2)[..., :horizon].contiguous()
 
 
