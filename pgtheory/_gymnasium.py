@@ -1,6 +1,7 @@
 """The bridge to Gymnasium, used by `FiniteMDP.from_gymnasium` and `FiniteMDP.to_gymnasium`."""
 
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -70,59 +71,77 @@ def _entered_only_at_the_end(s: Tensor, s_next: Tensor, end: Tensor, start: Tens
 
 def environment_from_mdp(mdp: "FiniteMDP", horizon: int | None) -> "gymnasium.Env[Any, Any]":
     """See `FiniteMDP.to_gymnasium`."""
-    gymnasium = import_gymnasium()
+    environment_class = _environment_class()
     if horizon is not None:
         horizon = _checks.check_count("horizon", horizon)
     stuck = mdp.terminal & (mdp.initial > 0)
     if stuck.any():
         raise ValueError(f"an episode could start in the terminal state {_checks.first_place(stuck, 's')}")
-    available = torch.as_tensor(mdp.available).cpu().numpy()
-    initial = mdp.initial.double().cpu().numpy()
-    table = _table(mdp)
+    environment: gymnasium.Env[Any, Any] = environment_class(mdp, horizon)
+    return environment
+
+
+class _Steps:
+    """What an environment of a `FiniteMDP` does; its other base, `gymnasium.Env`, is in an optional package."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    action_space: Any
+    np_random: np.random.Generator
+
+    def _set_up(self, mdp: "FiniteMDP", horizon: int | None) -> None:
+        self.P, self.initial_state_distrib = _table(mdp), mdp.initial.double().cpu().numpy()
+        self._available, self._horizon = torch.as_tensor(mdp.available).cpu().numpy(), horizon
+        self._state, self._steps = -1, 0
+
+    def _info(self) -> dict[str, Any]:
+        mask = self._available[self._state].astype(np.int8)
+        self.action_space.mask = mask if mask.any() else np.ones_like(mask)
+        return {"action_mask": mask}
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[int, dict[str, Any]]:
+        """Draw the start state."""
+        super().reset(seed=seed)  # type: ignore[misc]
+        self._state, self._steps = _draw(self.initial_state_distrib, self.np_random), 0
+        return self._state, self._info()
+
+    def step(self, action: Any) -> tuple[int, float, bool, bool, dict[str, Any]]:
+        """Take the action: draw the reward and the next state."""
+        if self._state < 0:
+            raise ValueError("step() before reset(): there is no state to act in")
+        if not 0 <= action < self.action_space.n or not self._available[self._state, action]:
+            raise ValueError(f"action {action} is not available in state {self._state}")
+        outcomes = self.P[self._state][int(action)]
+        _, self._state, reward, terminated = outcomes[_draw([o[0] for o in outcomes], self.np_random)]
+        self._steps += 1
+        truncated = not terminated and self._steps == self._horizon
+        return self._state, reward, terminated, truncated, self._info()
+
+
+@cache
+def _environment_class() -> Any:
+    """The class of the environments, made when it is first needed."""
+    gymnasium = import_gymnasium()
 
     class AvailableActions(gymnasium.spaces.Discrete):  # type: ignore[name-defined, misc]
         """All actions; `sample` draws from those of the current state."""
 
-        mask = np.ones(mdp.n_actions, dtype=np.int8)
+        mask: Any = None
 
         def sample(self, mask: Any = None, probability: Any = None) -> Any:
+            """One action: of the current state's, unless a mask or probabilities say otherwise."""
             if mask is None and probability is None:
                 mask = self.mask
             return super().sample(mask=mask, probability=probability)
 
-    class FiniteMDPEnv(gymnasium.Env):  # type: ignore[name-defined, misc]
+    class FiniteMDPEnv(_Steps, gymnasium.Env):  # type: ignore[name-defined, misc]
         """A `FiniteMDP` that is stepped through."""
 
-        metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own convention)
-
-        def __init__(self) -> None:
+        def __init__(self, mdp: "FiniteMDP", horizon: int | None) -> None:
             self.observation_space = gymnasium.spaces.Discrete(mdp.n_states)
             self.action_space = AvailableActions(mdp.n_actions)
-            self.P, self.initial_state_distrib = table, initial
-            self._state, self._steps = -1, 0
+            self._set_up(mdp, horizon)
 
-        def _info(self) -> dict[str, Any]:
-            mask = available[self._state].astype(np.int8)
-            self.action_space.mask = mask if mask.any() else np.ones_like(mask)
-            return {"action_mask": mask}
-
-        def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[int, dict[str, Any]]:
-            super().reset(seed=seed)
-            self._state, self._steps = _draw(initial, self.np_random), 0
-            return self._state, self._info()
-
-        def step(self, action: Any) -> tuple[int, float, bool, bool, dict[str, Any]]:
-            if self._state < 0:
-                raise ValueError("step() before reset(): there is no state to act in")
-            if not 0 <= action < mdp.n_actions or not available[self._state, action]:
-                raise ValueError(f"action {action} is not available in state {self._state}")
-            outcomes = table[self._state][int(action)]
-            _, self._state, reward, terminated = outcomes[_draw([o[0] for o in outcomes], self.np_random)]
-            self._steps += 1
-            truncated = not terminated and self._steps == horizon
-            return self._state, reward, terminated, truncated, self._info()
-
-    return FiniteMDPEnv()
+    return FiniteMDPEnv
 
 
 def _draw(probabilities: Any, generator: np.random.Generator) -> int:
