@@ -85,6 +85,14 @@ def check_same_shape(name: str, value: Tensor, other_name: str, other: Tensor) -
         raise ValueError(f"{name} has shape {list(value.shape)} but {other_name} has {list(other.shape)}")
 
 
+def check_mask(mask: object, name: str, values: Tensor) -> None:
+    """Raise unless `mask` is boolean (`TypeError`), with the device and the shape of `values` (`ValueError`)."""
+    check_bool("mask", mask)
+    assert isinstance(mask, Tensor)
+    check_same_device("mask", mask, name, values)
+    check_same_shape("mask", mask, name, values)
+
+
 def check_at_least_1d(name: str, value: Tensor, axis: str) -> None:
     """Raise `ValueError` if `value` has no axis at all; `axis` says what the last one should be."""
     if value.ndim == 0:

@@ -16,7 +16,7 @@ from pgtheory import _checks
 from pgtheory.decoding import decoding_distribution
 from pgtheory.mdp import FiniteMDP
 from pgtheory.policy_gradient import Loss, exact_policy_gradient, expected_gradient, gradient_covariance, performance
-from pgtheory.returns import discount_factors, discounted_return, returns_to_go
+from pgtheory.returns import _is_last_step, discount_factors, discounted_return, returns_to_go
 from pgtheory.softmax_policy import log_softmax_policy, softmax_policy
 from pgtheory.trajectories import enumerate_trajectories
 from pgtheory.value_functions import state_values
@@ -264,7 +264,7 @@ def leave_one_out_baseline(
     if returns.ndim < 2 or returns.shape[-2] < 2:
         raise ValueError(f"returns has shape {list(returns.shape)}, expected [..., N, T] with at least 2 episodes")
     if mask is not None:
-        _check_mask(mask, "returns", returns)
+        _checks.check_mask(mask, "returns", returns)
     _checks.check_finite("returns", returns, mask)
     taken = torch.ones_like(returns, dtype=torch.bool) if mask is None else mask
     values = _taken(returns, mask)
@@ -374,9 +374,8 @@ def bootstrapped_rewards(
     if not _checks.is_traced(mask, truncated) and (empty := truncated & ~mask.any(-1)).any():
         raise ValueError(f"truncated is True at {_checks.first_place(empty)}, where mask has no step")
     _checks.check_finite("final_values", final_values, truncated)
-    is_last = mask & (mask.flip(-1).cumsum(-1).flip(-1) == 1)
     value = torch.where(truncated, final_values, 0.0).unsqueeze(-1)
-    return _taken(rewards, mask) + torch.where(is_last, gamma * value, 0.0)
+    return _taken(rewards, mask) + torch.where(_is_last_step(mask), gamma * value, 0.0)
 
 
 class LedgerRow(NamedTuple):
@@ -606,16 +605,10 @@ def _check_steps(terms: Tensor, rewards: Tensor, mask: Tensor | None, *, name: s
     _checks.check_same_kind("rewards", rewards, name, terms)
     _checks.check_same_shape("rewards", rewards, name, terms)
     if mask is not None:
-        _check_mask(mask, name, terms)
+        _checks.check_mask(mask, name, terms)
     if 0 in terms.shape[:-1]:
         raise ValueError(f"{name} has shape {list(terms.shape)}: there is no episode")
     _checks.check_finite(name, terms, mask)
-
-
-def _check_mask(mask: Tensor, name: str, terms: Tensor) -> None:
-    _checks.check_bool("mask", mask)
-    _checks.check_same_device("mask", mask, name, terms)
-    _checks.check_same_shape("mask", mask, name, terms)
 
 
 def _checked_baseline(baseline: float | Tensor | None, rewards: Tensor, mask: Tensor | None) -> float | Tensor:

@@ -211,9 +211,7 @@ def sequence_level_rewards(
     if not _checks.is_traced(scores, mask) and not (taken := mask.any(-1)).all():
         raise ValueError(f"mask is False at every step of {_checks.first_place(~taken)}: nothing can carry the score")
     _checks.check_finite("scores", scores)
-    # The last step taken is the one with no step taken after it.
-    is_last = mask & (mask.flip(-1).cumsum(-1).flip(-1) == 1)
-    return torch.where(is_last, scores[..., None], 0)
+    return torch.where(_is_last_step(mask), scores[..., None], 0)
 
 
 def discount_from_rate(rate: float) -> float:
@@ -280,14 +278,17 @@ def _floating(name: str, dtype: torch.dtype | None) -> torch.dtype:
     return chosen
 
 
+def _is_last_step(mask: Tensor) -> Tensor:
+    """Where the last step taken is: the one with no step taken after it."""
+    return mask & (mask.flip(-1).cumsum(-1).flip(-1) == 1)
+
+
 def _rewards_taken(rewards: Tensor, mask: Tensor | None) -> Tensor:
     """The rewards, 0 where no step was taken, in the precision to sum them in."""
     _checks.check_floating("rewards", rewards)
     _checks.check_at_least_1d("rewards", rewards, "time")
     if mask is not None:
-        _checks.check_bool("mask", mask)
-        _checks.check_same_device("mask", mask, "rewards", rewards)
-        _checks.check_same_shape("mask", mask, "rewards", rewards)
+        _checks.check_mask(mask, "rewards", rewards)
         rewards = torch.where(mask, rewards, 0)
     return rewards.to(torch.promote_types(rewards.dtype, torch.float32))
 

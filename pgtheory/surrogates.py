@@ -28,7 +28,7 @@ from pgtheory.policy_gradient import (
     expected_gradient,
     performance,
 )
-from pgtheory.reinforce import LedgerRow
+from pgtheory.reinforce import LedgerRow, _taken
 from pgtheory.returns import discount_factors
 from pgtheory.softmax_policy import SoftmaxPolicy, log_softmax_policy, softmax_policy
 from pgtheory.trajectories import Trajectories, at_steps, enumerate_trajectories
@@ -149,7 +149,7 @@ def masked_mean(
     _checks.check_floating("values", values)
     if mask is None:
         mask = torch.ones_like(values, dtype=torch.bool)
-    _check_mask(mask, "values", values)
+    _checks.check_mask(mask, "values", values)
     axes = tuple(range(values.ndim)) if dim is None else (dim,)
     return torch.where(mask, values, 0.0).sum(axes) / mask.sum(axes).clamp(min=1)
 
@@ -1541,15 +1541,11 @@ def _check_normalizers(name: str, log_normalizer: Tensor) -> None:
         raise ValueError(f"{name} holds NaN or +inf, or nothing above -inf, in row {place}")
 
 
-def _taken(values: Tensor, mask: Tensor | None) -> Tensor:
-    return values if mask is None else torch.where(mask, values, 0.0)
-
-
 def _log_ratio(log_probs: Tensor, old: Tensor, mask: Tensor | None, name: str = "old_log_probs") -> Tensor:
     """The logarithm of π(A_t|S_t) / π_old(A_t|S_t), 0 where the mask is False; the second term is a constant."""
     _checks.check_floating("log_probs", log_probs)
     if mask is not None:
-        _check_mask(mask, "log_probs", log_probs)
+        _checks.check_mask(mask, "log_probs", log_probs)
     _checks.check_finite("log_probs", log_probs, mask)
     _check_like(name, old, "log_probs", log_probs, mask)
     return _taken(log_probs, mask) - _taken(old.detach(), mask)
@@ -1781,12 +1777,6 @@ def _critic_errors(critic: Tensor, episodes: _RunEpisodes, targets: Tensor) -> T
     return torch.where(visits > 0, sums / visits.clamp(min=1) - critic, 0.0)
 
 
-def _check_mask(mask: Tensor, name: str, values: Tensor) -> None:
-    _checks.check_bool("mask", mask)
-    _checks.check_same_device("mask", mask, name, values)
-    _checks.check_same_shape("mask", mask, name, values)
-
-
 def _check_like(name: str, value: Tensor, other_name: str, other: Tensor, read: Tensor | None) -> None:
     """Raise unless `value` is as `other` in shape, dtype and device, and finite where it is read."""
     _checks.check_floating(name, value)
@@ -1882,7 +1872,7 @@ def _check_responses(log_probs: Tensor, rewards: Tensor, mask: Tensor) -> None:
     _checks.check_floating("log_probs", log_probs)
     if log_probs.ndim < 2 or 0 in log_probs.shape:
         raise ValueError(f"log_probs has shape {list(log_probs.shape)}, expected [groups, size, T], none of them 0")
-    _check_mask(mask, "log_probs", log_probs)
+    _checks.check_mask(mask, "log_probs", log_probs)
     _checks.check_floating("rewards", rewards)
     _checks.check_same_kind("rewards", rewards, "log_probs", log_probs)
     if rewards.shape != log_probs.shape[:-1]:
