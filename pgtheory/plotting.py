@@ -626,3 +626,22 @@ def plot_total_rewards(steps: Sequence[int], totals: Sequence[float], best: floa
     axes.set(xlabel="environment steps", ylabel="total reward of an episode", ylim=(0, 1.05 * best))
     axes.legend(loc="lower right")
     return figure
+
+
+# --- checking
+
+
+def plot_mistake_curves(curves: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
+    """A small panel for each mistake: the exact run without it (solid) and with it (dashed)."""
+    figure, panels = plt.subplots(-(-len(curves) // 2), 2, figsize=(6.4, 1.9 * -(-len(curves) // 2)), squeeze=False)
+    for axes, (name, (right, wrong)) in zip(panels.flat, curves.items(), strict=False):
+        axes.plot(right, color=PALETTE[1], label="right")
+        axes.plot(wrong, color=PALETTE[2], linestyle="--", label="with the mistake")
+        axes.set_title(name, fontsize=11, loc="left")
+        axes.margins(y=0.12)
+    for axes in panels.flat[len(curves) :]:
+        axes.axis("off")
+    for axes in panels.flat[max(len(curves) - 2, 0) : len(curves)]:
+        axes.set_xlabel("step")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure

@@ -52,7 +52,8 @@ class Loss(Protocol):
 
     Example:
         >>> def loss(log_probs, rewards, gamma, *, mask):
-        ...     return -(rewards.sum(-1, keepdim=True) * log_probs).sum(-1).mean()
+        ...     taken = torch.where(mask, log_probs, 0.0)
+        ...     return -(rewards.sum(-1, keepdim=True) * taken).sum(-1).mean()
         >>> loss(torch.tensor([[-1.0, -2.0]]), torch.tensor([[1.0, 1.0]]), 1.0, mask=torch.ones(1, 2, dtype=bool))
         tensor(6.)
     """
@@ -453,7 +454,8 @@ def expected_gradient(
     Example:
         >>> from pgtheory import gallery
         >>> def loss(log_probs, rewards, gamma, *, mask):
-        ...     return -(rewards.sum(-1, keepdim=True) * log_probs).sum(-1).mean()
+        ...     taken = torch.where(mask, log_probs, 0.0)
+        ...     return -(rewards.sum(-1, keepdim=True) * taken).sum(-1).mean()
         >>> expected_gradient(loss, gallery.bandit([1.0, 0.0]), torch.zeros(2, 2, dtype=torch.float64), 1.0, horizon=1)
         tensor([[-0.2500,  0.2500],
                 [ 0.0000,  0.0000]], dtype=torch.float64)
@@ -504,7 +506,8 @@ def gradient_covariance(
     Example:
         >>> from pgtheory import gallery
         >>> def loss(log_probs, rewards, gamma, *, mask):
-        ...     return -(rewards.sum(-1, keepdim=True) * log_probs).sum(-1).mean()
+        ...     taken = torch.where(mask, log_probs, 0.0)
+        ...     return -(rewards.sum(-1, keepdim=True) * taken).sum(-1).mean()
         >>> preferences = torch.zeros(2, 2, dtype=torch.float64)
         >>> gradient_covariance(loss, gallery.bandit([1.0, 0.0]), preferences, 1.0, horizon=1).trace()
         tensor(0.1250, dtype=torch.float64)

@@ -23,7 +23,10 @@ ORDER = [
     ["checking"],
 ]
 CHAPTER_OF = {module: chapter for chapter, modules in enumerate(ORDER) for module in modules}
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+FILES = {path.stem: [path] for path in PACKAGE.glob("*.py") if path.stem != "__init__"} | {
+    path.parent.name: sorted(path.parent.glob("*.py")) for path in PACKAGE.glob("*/__init__.py")
+}
+MODULES = sorted(FILES)
 
 
 def imported_modules(source: str) -> set[str]:
@@ -63,7 +66,7 @@ def test_every_module_has_its_place_in_the_order() -> None:
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m != "plotting"])
 def test_a_module_imports_only_from_its_own_or_earlier_chapters(module: str) -> None:
-    imported = imported_modules((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    imported = set().union(*(imported_modules(path.read_text(encoding="utf-8")) for path in FILES[module]))
     assert "plotting" not in imported, "nothing but the book imports plotting"
     later = {name for name in imported if CHAPTER_OF[name] > CHAPTER_OF[module]}
     assert not later, f"{module} imports from later chapters: {sorted(later)}"

@@ -1,9 +1,7 @@
 """TRL's GRPO losses, RLax's PPO and GAE, torchrl's GAE: the same inputs, the same loss and gradient."""
 
 import math
-from collections import defaultdict
 from typing import Any
-from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -18,66 +16,12 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
-def trl_loss(
-    log_probs: Tensor,
-    old: Tensor,
-    rewards: Tensor,
-    mask: Tensor,
-    ref: Tensor,
-    *,
-    clip: tuple[float, float],
-    **options: Any,
-) -> Tensor:
-    """TRL's own `GRPOTrainer._compute_loss`, with a trainer whose model returns the given log-probabilities."""
-    trainer_class = pytest.importorskip("trl").GRPOTrainer
-    flat = log_probs.flatten(0, 1)
-    trainer = MagicMock()
-    trainer._get_per_token_logps_and_entropies = lambda *_, **__: (flat, torch.zeros_like(flat), None)
-    settings = {
-        "top_entropy_quantile": 1.0,
-        "off_policy_mask_threshold": None,
-        "importance_sampling_level": "token",
-        "beta": 0.0,
-        "epsilon_low": clip[0],
-        "epsilon_high": clip[1],
-        "use_vllm": False,
-        "current_gradient_accumulation_steps": 1,
-        "max_completion_length": log_probs.shape[-1],
-        "_entropy_bonus_enabled": False,
-        "aux_loss_enabled": False,
-        "_metrics": {"train": defaultdict(list), "eval": defaultdict(list)},
-    }
-    for name, value in (settings | options).items():
-        setattr(trainer, name, value)
-    trainer.args.delta, trainer.args.use_bias_correction_kl, trainer.args.steps_per_generation = None, False, 1
-    trainer.accelerator.num_processes = 1
-    trainer.accelerator.gather = trainer.accelerator.gather_for_metrics = lambda x: x
-    trainer.model.training = True
-    scale = "none" if trainer.loss_type == "dr_grpo" else "std"
-    rows = mask.flatten(0, 1).long()
-    inputs = {
-        "prompt_ids": rows[:, :1],
-        "prompt_mask": rows[:, :1],
-        "completion_ids": rows,
-        "completion_mask": rows,
-        "advantages": trl_advantages(rewards, scale).flatten(),
-        "old_per_token_logps": old.flatten(0, 1),
-        "ref_per_token_logps": ref.flatten(0, 1),
-        "num_items_in_batch": rows.sum(),
-    }
-    return trainer_class._compute_loss(trainer, None, inputs)  # type: ignore[no-any-return]
-
-
-def trl_advantages(rewards: Tensor, scale: str) -> Tensor:
-    """What TRL documents: r − mean, divided by torch.std + 1e-4 unless `scale_rewards` is "none"."""
-    centred = rewards - rewards.mean(-1, keepdim=True)
-    return centred if scale == "none" else centred / (rewards.std(-1, keepdim=True) + 1e-4)
-
-
 @pytest.mark.parametrize("clip", [(0.2, 0.2), (0.2, 0.28)], ids=["clip", "clip-higher"])
 @pytest.mark.parametrize("beta", [0.0, 0.04])
 @pytest.mark.parametrize("variant", ["grpo", "dr_grpo", "dapo", "gspo"])
-def test_group_losses_and_gradients_are_trls(variant: Any, beta: float, clip: tuple[float, float]) -> None:
+def test_group_losses_and_gradients_are_trls(
+    variant: Any, beta: float, clip: tuple[float, float], trl_loss: Any
+) -> None:
     log_probs = (0.4 * randn(3, 4, 5)).requires_grad_()
     old, ref, rewards = 0.4 * randn(3, 4, 5, seed=1), 0.4 * randn(3, 4, 5, seed=2), randn(3, 4, seed=3)
     lengths = torch.tensor([[5, 1, 2, 4], [3, 4, 1, 5], [2, 2, 5, 0]])
@@ -92,7 +36,9 @@ def test_group_losses_and_gradients_are_trls(variant: Any, beta: float, clip: tu
     torch.testing.assert_close(*slopes, atol=1e-12, rtol=1e-12)
 
 
-def test_equal_rewards_are_exactly_zero_here_and_a_rounding_error_over_epsilon_in_trls_formula() -> None:
+def test_equal_rewards_are_exactly_zero_here_and_a_rounding_error_over_epsilon_in_trls_formula(
+    trl_advantages: Any,
+) -> None:
     """Deliberately different: 0.1 three times has a mean that is not 0.1 in floating point."""
     rewards = torch.full((1, 3), 0.1, dtype=F64)
     assert group_advantages(rewards).tolist() == [[0.0] * 3]

@@ -1,0 +1,226 @@
+"""What a check says: the verdict, the known mistake, the smallest case that shows it."""
+
+import html
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor
+
+
+class Source(NamedTuple):
+    """Where a mistake, or what is right, was published.
+
+    Attributes:
+        text: author and year, or project and number of the thread.
+        url: its address.
+    """
+
+    text: str
+    url: str
+
+
+def issue(repository: str, number: int) -> Source:
+    """An issue thread of a project on GitHub."""
+    return Source(f"{repository} #{number}", f"https://github.com/{repository}/issues/{number}")
+
+
+def pull(repository: str, number: int) -> Source:
+    """A pull request of a project on GitHub."""
+    return Source(f"{repository} #{number}", f"https://github.com/{repository}/pull/{number}")
+
+
+def arxiv(text: str, identifier: str) -> Source:
+    """A paper on arXiv."""
+    return Source(text, f"https://arxiv.org/abs/{identifier}")
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A known way of getting something wrong, with its implementations.
+
+    Attributes:
+        key: a short name without spaces, such as `top_p.crossing_token_dropped`.
+        name: the diagnosis, in words.
+        meaning: what it does, and why that is wrong.
+        sign: how it can be recognised.
+        sources: who has reported it.
+        implementations: the mistake in code, called like a right implementation of its check.
+        severity: `wrong`, or `remark` for what is wasteful or unusual but right.
+
+    Example:
+        >>> from pgtheory.checking import mistakes
+        >>> mistakes("top_p")[0].key.partition(".")[0]
+        'top_p'
+    """
+
+    key: str
+    name: str
+    meaning: str
+    sign: str
+    sources: tuple[Source, ...]
+    implementations: tuple[Callable[..., Any], ...] = field(repr=False, compare=False, default=())
+    severity: Literal["wrong", "remark"] = "wrong"
+
+    @property
+    def check(self) -> str:
+        """The name of the check that finds it, such as `top_p`."""
+        return self.key.partition(".")[0]
+
+
+class Counterexample(NamedTuple):
+    """The smallest case in which an implementation differs from what is right.
+
+    Attributes:
+        inputs: what it was called with.
+        expected: what is right.
+        got: what it returned, or the exception that it raised.
+        quantity: what `expected` and `got` are, where that is not the returned value itself.
+
+    Example:
+        >>> print(Counterexample({"rewards": [1.0, 2.0], "gamma": 0.5}, [2.0, 2.0], [3.0, 2.0]))
+        rewards  = [1, 2]
+        gamma    = 0.5
+        expected = [2, 2]
+        got      = [3, 2]
+    """
+
+    inputs: Mapping[str, Any]
+    expected: Any
+    got: Any
+    quantity: str = ""
+
+    def __str__(self) -> str:
+        rows = {**self.inputs, "expected": self.expected, "got": self.got}
+        width = max(map(len, rows))
+        lines = [f"{name:{width}} = {as_text(value)}" for name, value in rows.items()]
+        return "\n".join([f"({self.quantity})", *lines] if self.quantity else lines)
+
+
+class WrongImplementation(AssertionError):
+    """Raised by `Report.raise_if_wrong`; its message is the report.
+
+    Example:
+        >>> from pgtheory.checking import check_returns
+        >>> try:
+        ...     check_returns(lambda rewards, gamma: rewards).raise_if_wrong()
+        ... except WrongImplementation as error:
+        ...     print(str(error).splitlines()[0])
+        check_returns: WRONG, a known mistake: the reward of the step alone, not the return
+    """
+
+
+@dataclass(frozen=True)
+class Report:
+    """The verdict of a check.
+
+    Attributes:
+        check: the name of the check.
+        ok: whether the implementation is right.
+        mistakes: the known mistakes that explain, together, everything that it returned; empty if there is no such
+            explanation.
+        remarks: what is not wrong, and worth knowing.
+        counterexample: the smallest case in which it is wrong.
+        details: numbers about it, such as the angle between its expected gradient and the true one.
+        form: how it was called.
+        n_cases: in how many cases.
+
+    Example:
+        >>> from pgtheory.checking import check_returns
+        >>> report = check_returns(lambda rewards, gamma: rewards)
+        >>> report.ok, report.diagnosis
+        (False, 'the reward of the step alone, not the return')
+    """
+
+    check: str
+    ok: bool
+    mistakes: tuple[Mistake, ...] = ()
+    remarks: tuple[str, ...] = ()
+    counterexample: Counterexample | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    form: str = ""
+    n_cases: int = 0
+
+    @property
+    def diagnosis(self) -> str | None:
+        """The known mistake, in words; None if there is none, or if it is unknown."""
+        return "; and ".join(mistake.name for mistake in self.mistakes) or None
+
+    @property
+    def headline(self) -> str:
+        """The verdict in one line."""
+        if self.ok:
+            return f"check_{self.check}: right" + (f", with {_count(self.remarks, 'remark')}" if self.remarks else "")
+        if not self.mistakes:
+            return f"check_{self.check}: WRONG, an unknown mistake"
+        return f"check_{self.check}: WRONG, {'a known mistake' if len(self.mistakes) == 1 else 'known mistakes'}: " + (
+            self.diagnosis or ""
+        )
+
+    def raise_if_wrong(self) -> "Report":
+        """Return the report itself if the implementation is right.
+
+        Raises:
+            WrongImplementation: it is wrong; the message is the whole report.
+        """
+        if not self.ok:
+            raise WrongImplementation(str(self))
+        return self
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def __str__(self) -> str:
+        lines = [self.headline]
+        for title, text in self._sections():
+            lines += [f"  {title}:", *(f"    {line}" for line in text.splitlines())]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        colour = "#009E73" if self.ok else "#D55E00"
+        sections = "".join(
+            f"<dt><strong>{html.escape(title)}</strong></dt>"
+            f'<dd><pre style="white-space: pre-wrap; background: none; border: 0; margin: 0; padding: 0">'
+            f"{html.escape(text)}</pre></dd>"
+            for title, text in self._sections()
+        )
+        return (
+            f'<div style="border-left: 0.4em solid {colour}; padding-left: 1em">'
+            f"<p><strong>{html.escape(self.headline)}</strong></p><dl>{sections}</dl></div>"
+        )
+
+    def _sections(self) -> list[tuple[str, str]]:
+        meanings = "\n".join(m.meaning for m in self.mistakes)
+        sources = "\n".join(f"{s.text}, {s.url}" for m in self.mistakes for s in m.sources)
+        numbers = "\n".join(f"{name} = {as_text(value)}" for name, value in self.details.items())
+        sections = [
+            ("what it is", meanings),
+            ("smallest case", str(self.counterexample) if self.counterexample else ""),
+            ("remarks", "\n".join(self.remarks)),
+            ("numbers", numbers),
+            ("known from", sources),
+            ("called as", f"{self.form}, in {_count(range(self.n_cases), 'case')}" if self.form else ""),
+        ]
+        return [(title, text) for title, text in sections if text]
+
+
+def as_text(value: Any) -> str:
+    """A value as short text: tensors as nested lists, numbers with six digits."""
+    if isinstance(value, Tensor):
+        return as_text(value.tolist())
+    if isinstance(value, BaseException):
+        return f"{type(value).__name__}: {value}"
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if isinstance(value, float):
+        return f"{value:.6g}" if math.isfinite(value) else str(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(as_text, value))}]"
+    return str(value)
+
+
+def _count(things: Any, noun: str) -> str:
+    return f"{len(things)} {noun}" + ("" if len(things) == 1 else "s")

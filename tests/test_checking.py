@@ -1,0 +1,405 @@
+"""The conformance kit as a whole: the catalogue, the report, the forms, the comparison, the command line."""
+
+import re
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import pgtheory.checking
+from pgtheory.checking import (
+    CHECKS,
+    Counterexample,
+    Mistake,
+    Report,
+    UnknownForm,
+    WrongImplementation,
+    check_returns,
+    learning_curve,
+    mistakes,
+)
+from pgtheory.checking.__main__ import main
+from pgtheory.checking._engine import Agreement, Case, Form, close, examine, shaped
+from pgtheory.checking._forms import Misfit, Role, as_tensor, bind, contained, normalised
+from pgtheory.gallery import bandit
+from pgtheory.returns import returns_to_go
+
+CATALOGUE = mistakes()
+
+
+def test_the_catalogue_holds_the_mistakes_of_every_check() -> None:
+    assert sum(m.severity == "wrong" for m in CATALOGUE) >= 30
+    assert {m.check for m in CATALOGUE} == CHECKS.keys()
+    assert mistakes("top_p") == tuple(m for m in CATALOGUE if m.check == "top_p")
+
+
+def test_keys_and_names_are_unique() -> None:
+    assert len({m.key for m in CATALOGUE}) == len(CATALOGUE)
+    assert len({(m.check, m.name) for m in CATALOGUE}) == len(CATALOGUE)
+
+
+@pytest.mark.parametrize("mistake", CATALOGUE, ids=lambda m: m.key)
+def test_each_mistake_is_described_sourced_and_implemented(mistake: Mistake) -> None:
+    assert re.fullmatch(r"[a-z_]+\.[a-z0-9_]+", mistake.key)
+    assert not mistake.name.endswith(".")
+    assert mistake.meaning.endswith((".", ".)"))
+    assert mistake.sign.endswith(".")
+    assert mistake.implementations
+    assert mistake.sources
+    assert all(re.match(r"https?://[\w.-]+/", source.url) and source.text for source in mistake.sources)
+
+
+@pytest.mark.parametrize("name", [name for name in CHECKS if name != "kl_loss"])
+def test_each_check_is_exported_under_its_name(name: str) -> None:
+    assert CHECKS[name] is vars(pgtheory.checking)[f"check_{name}"]
+
+
+def test_the_divergence_as_a_loss_is_a_check_of_its_own() -> None:
+    report = CHECKS["kl_loss"](lambda log_probs, ref_log_probs: log_probs - ref_log_probs)
+    assert report.mistakes[0].key == "kl_loss.k1"
+
+
+def test_the_page_of_mistakes_has_a_table_for_each_kind() -> None:
+    page = (Path(__file__).parents[1] / "book" / "mistakes.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r'^table\("(\w+)"\)$', page, flags=re.M)) == sorted(CHECKS)
+
+
+# --- the report ---
+
+
+KNOWN = mistakes("returns")[0]
+CASE = Counterexample({"rewards": torch.tensor([1.0, 2.0])}, 1.0, ValueError("no"), "a sum")
+WRONG = Report("returns", False, (KNOWN,), ("a remark",), CASE, {"angle": 12.3456789}, "torch [T]", 3)
+
+
+def test_a_report_prints_the_verdict_the_case_the_numbers_and_the_sources() -> None:
+    text = str(WRONG)
+    assert text.splitlines()[0] == f"check_returns: WRONG, a known mistake: {KNOWN.name}"
+    for part in (
+        "(a sum)",
+        "rewards  = [1, 2]",
+        "got      = ValueError: no",
+        "angle = 12.3457",
+        "a remark",
+        "in 3 cases",
+    ):
+        assert part in text
+    assert KNOWN.sources[0].url in text
+
+
+def test_a_report_is_true_if_the_implementation_is_right() -> None:
+    assert Report("returns", True)
+    assert not WRONG
+
+
+def test_two_mistakes_are_both_in_the_diagnosis() -> None:
+    report = Report("returns", False, mistakes("returns")[:2])
+    assert report.diagnosis == f"{mistakes('returns')[0].name}; and {mistakes('returns')[1].name}"
+    assert "known mistakes" in report.headline
+
+
+def test_an_unknown_mistake_has_no_diagnosis() -> None:
+    report = Report("returns", False)
+    assert report.diagnosis is None
+    assert report.headline == "check_returns: WRONG, an unknown mistake"
+
+
+def test_raise_if_wrong_raises_an_assertion_error_with_the_whole_report() -> None:
+    with pytest.raises(WrongImplementation, match="accumulated forwards") as caught:
+        WRONG.raise_if_wrong()
+    assert str(caught.value) == str(WRONG)
+    assert isinstance(caught.value, AssertionError)
+    right = Report("returns", True)
+    assert right.raise_if_wrong() is right
+
+
+def test_the_rich_form_of_a_report_escapes_what_it_shows() -> None:
+    shown = Report("returns", False, counterexample=Counterexample({"x": "<b>&"}, 0.0, 1.0))._repr_html_()
+    assert "&lt;b&gt;&amp;" in shown
+    assert "<b>" not in shown
+    assert "WRONG" in shown
+
+
+# --- the forms ---
+
+
+ROLES = (Role("rewards", "r rew", required=True), Role("gamma", "discount", required=True), Role("mask", "valid"))
+
+
+@pytest.mark.parametrize(
+    ("function", "positional", "keywords"),
+    [
+        (lambda rewards, gamma: 0, ("rewards", "gamma"), {}),
+        (lambda discount, rew: 0, ("gamma", "rewards"), {}),
+        (lambda a, b: 0, ("rewards", "gamma"), {}),
+        (lambda gamma, a: 0, ("gamma", "rewards"), {}),
+        (lambda r, gamma=0.9, scale=1.0: 0, ("rewards", "gamma"), {}),
+        (lambda r, scale=1.0, gamma=0.9: 0, ("rewards",), {"gamma": "gamma"}),
+        (lambda batch_rewards, *, valid, discount: 0, ("rewards",), {"valid": "mask", "discount": "gamma"}),
+        (lambda *args: 0, ("rewards", "gamma"), {}),
+        (lambda r, **options: 0, ("rewards",), {"gamma": "gamma"}),
+    ],
+    ids=["canonical", "by name", "by place", "mixed", "defaults", "behind a default", "keywords", "args", "kwargs"],
+)
+def test_arguments_are_found_by_name_and_then_by_place(function: Any, positional: Any, keywords: Any) -> None:
+    assert bind(function, ROLES) == (positional, keywords)
+
+
+def test_an_argument_without_a_role_is_named() -> None:
+    with pytest.raises(Misfit, match="'policy' has none of the names that are understood: rewards, gamma, mask"):
+        bind(lambda rewards, gamma, policy: 0, ROLES)
+    with pytest.raises(Misfit, match="no argument for gamma"):
+        bind(lambda rewards: 0, ROLES).demand("rewards", "gamma")
+
+
+@pytest.mark.parametrize("name", ["rewards", "reward", "batch_rewards", "rewards_list", "_rewards_t", "Rewards"])
+def test_what_says_nothing_in_a_name_is_ignored(name: str) -> None:
+    assert normalised(name) == "reward"
+
+
+def test_containers_hold_fresh_copies() -> None:
+    value = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    for container in ("torch", "torch.float32", "numpy", "list"):
+        copy = contained(value, container)  # type: ignore[arg-type]
+        copy[0] = 9.0
+        assert value.tolist() == [1.0, 2.0]
+    assert contained(0.5, "numpy") == 0.5
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        torch.tensor([1.0, 2.0]),
+        torch.tensor([1.0, 2.0], requires_grad=True),
+        np.array([1.0, 2.0], dtype=np.float32),
+        [1.0, 2.0],
+        (1.0, 2.0),
+        deque([1.0, 2.0]),
+        [torch.tensor(1.0), torch.tensor(2.0)],
+        [np.float32(1.0), np.float64(2.0)],
+        (x for x in (1.0, 2.0)),
+    ],
+    ids=["tensor", "graph", "array", "list", "tuple", "deque", "tensors", "numpy numbers", "generator"],
+)
+def test_numbers_in_any_container_become_a_tensor(output: Any) -> None:
+    assert torch.equal(as_tensor(output), torch.tensor([1.0, 2.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    "output", [None, "12", {"a": 1}, [1, [2, 3]], [None], object()], ids=lambda x: type(x).__name__
+)
+def test_what_is_not_numbers_is_a_misfit(output: Any) -> None:
+    with pytest.raises(Misfit, match="not numbers"):
+        as_tensor(output)
+
+
+def test_axes_of_size_one_do_not_matter_in_a_shape() -> None:
+    assert shaped(torch.zeros(2, 3, 1), (2, 3)).shape == (2, 3)
+    with pytest.raises(Misfit, match=r"shape \[3, 3\], not \[3\]"):
+        shaped(torch.zeros(3, 3), (3,))
+
+
+def right(rewards: Tensor, gamma: float) -> Tensor:
+    return returns_to_go(rewards, gamma)
+
+
+BANDIT = bandit([1.0, 0.0])
+START = torch.zeros(2, 2, dtype=torch.float64)
+REFUSED = [
+    pytest.param(lambda: mistakes("top_q"), ValueError, "check is 'top_q', expected one of", id="unknown-check"),
+    pytest.param(lambda: check_returns(right, form="[X]"), UnknownForm, "no form whose name contains", id="form"),
+    pytest.param(lambda: check_returns(lambda r, g: "7"), UnknownForm, "returned str '7', not numbers", id="text"),
+    pytest.param(lambda: check_returns(lambda r, g: None), UnknownForm, "returned NoneType None", id="nothing"),
+    pytest.param(lambda: check_returns(lambda r, g: 0.0), UnknownForm, r"shape \[\], not \[2\]", id="a-number"),
+    pytest.param(lambda: check_returns(lambda r, g: 1 / 0), UnknownForm, "ZeroDivisionError", id="it-fails"),
+    pytest.param(lambda: check_returns(lambda r: r), UnknownForm, "no argument for gamma", id="no-discount"),
+    pytest.param(lambda: check_returns(lambda r, g, x: r), UnknownForm, "argument 'x' has none", id="more-arguments"),
+    pytest.param(lambda: check_returns(7), (UnknownForm, TypeError), "callable", id="no-function"),  # type: ignore[arg-type]
+    pytest.param(
+        lambda: learning_curve(lambda h: h, BANDIT, START, 1.0, n_steps=0, step_size=1.0),
+        ValueError,
+        "n_steps must be at least 1",
+        id="no-steps",
+    ),
+    pytest.param(
+        lambda: learning_curve(lambda h: h, BANDIT, START, 1.0, n_steps=1, step_size=0.0),
+        ValueError,
+        "step_size must be positive, not 0",
+        id="no-step-size",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), REFUSED)
+def test_a_wrong_argument_is_refused(call: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+# --- the comparison ---
+
+
+def squares(function: Any, *, delicate: str = "", agrees: Any = None, known: tuple[Mistake, ...] = ()) -> Report:
+    """A check of the square, on two forms: of numbers, and of their negatives."""
+    notes: set[str] = set()
+
+    def form(name: str, sign: float) -> Form:
+        cases = [Case({"x": x}, torch.tensor(x**2), delicate if x == 3.0 else "") for x in (1.0, 2.0, 3.0)]
+        return Form(name, cases, lambda case: as_tensor(function(sign * case.inputs["x"])).float(), notes)
+
+    def answer(implementation: Any, case: Case) -> Tensor:
+        return torch.tensor(implementation(case.inputs["x"]))
+
+    return examine("squares", [form("plain", 1.0), form("negative", -1.0)], known, answer=answer, agrees=agrees)
+
+
+CUBE = Mistake("squares.cube", "a cube", "It is too high.", "It is negative.", (), (lambda x: x**3,))
+DOUBLE = Mistake("squares.double", "a double", "It is right at 2.", "None.", (), (lambda x: 2 * x,), "remark")
+
+
+def test_right_in_one_form_is_right() -> None:
+    assert squares(lambda x: x**2).form == "plain"
+    assert squares(lambda x: x * -x if x > 0 else x**2).form == "negative"
+
+
+def test_a_known_mistake_in_a_later_form_is_found() -> None:
+    report = squares(lambda x: -(x**3) if x < 0 else 7.0, known=(CUBE,))
+    assert (report.form, report.diagnosis) == ("negative", "a cube")
+
+
+def test_a_mistake_must_explain_every_answer() -> None:
+    assert squares(lambda x: x**3 if abs(x) < 3 else 26.0, known=(CUBE,)).mistakes == ()
+
+
+def test_a_form_that_is_a_remark_is_right() -> None:
+    report = squares(lambda x: 2 * x, known=(DOUBLE,))
+    assert report.ok
+    assert report.remarks == ("a double: It is right at 2.",)
+
+
+def test_a_fault_in_delicate_cases_alone_is_a_remark() -> None:
+    report = squares(lambda x: x**2 if abs(x) < 3 else 10.0, delicate="3 is hard")
+    assert report.ok
+    assert report.remarks == ("3 is hard",)
+    assert not squares(lambda x: x**2 if abs(x) < 2 else 10.0, delicate="3 is hard").ok
+
+
+def test_an_agreement_may_carry_a_remark() -> None:
+    report = squares(lambda x: -1.0, agrees=lambda case, answer: Agreement(True, "negative"))
+    assert (report.ok, report.remarks) == (True, ("negative",))
+
+
+def test_an_exception_in_a_later_case_is_a_wrong_answer() -> None:
+    def fails_at_three(x: float) -> float:
+        if abs(x) == 3:
+            raise KeyError("three")
+        return x**2
+
+    report = squares(fails_at_three)
+    assert not report.ok
+    assert report.counterexample is not None
+    assert "KeyError" in str(report.counterexample)
+
+
+def test_an_exception_in_the_first_case_is_a_form_that_does_not_fit() -> None:
+    with pytest.raises(UnknownForm, match="plain; negative: ZeroDivisionError"):
+        squares(lambda x: 1 / 0)
+
+
+def test_tensors_are_close_up_to_rounding_and_nan_is_nan() -> None:
+    one = torch.tensor([1.0, float("nan"), float("-inf")])
+    assert close(one, one * (1 + 1e-6))
+    assert not close(one, one + 1e-2)
+    assert not close(one, one[:2])
+    assert not close(one, one.double())
+
+
+# --- the command line ---
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "handed_in.py"
+    path.write_text(
+        "class Returns:\n"
+        "    @staticmethod\n"
+        "    def right(rewards, gamma):\n"
+        "        return [sum(r * gamma**k for k, r in enumerate(rewards[t:])) for t in range(len(rewards))]\n"
+        "def wrong(rewards, gamma):\n"
+        "    return rewards\n"
+        "def odd(x, y, z):\n"
+        "    return None\n"
+        "def leaves(rewards, gamma):\n"
+        "    raise SystemExit(0)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "modules", {**sys.modules})
+    return path
+
+
+@pytest.mark.parametrize("target", ["handed_in:Returns.right", "handed_in.py:Returns.right"])
+def test_the_exit_status_of_a_right_function_is_0(module: Path, target: str, capsys: Any) -> None:
+    assert main([target, "--kind", "returns"]) == 0
+    assert "check_returns: right" in capsys.readouterr().out
+
+
+def test_the_exit_status_of_a_wrong_function_is_1(module: Path, capsys: Any) -> None:
+    assert main(["handed_in:wrong", "--kind", "returns", "--form", "list [T]"]) == 1
+    out = capsys.readouterr().out
+    assert "the reward of the step alone" in out
+    assert "list [T]" in out
+
+
+@pytest.mark.parametrize(
+    "target", ["handed_in:odd", "handed_in:absent", "handed_in:leaves", "absent:wrong", "absent.py:wrong"]
+)
+def test_the_exit_status_of_what_is_not_understood_is_2(module: Path, target: str, capsys: Any) -> None:
+    assert main([target, "--kind", "returns"]) == 2
+    assert capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", ["raise SystemExit(0)", "1 / 0", "def f(:", "raise KeyError('a')"])
+def test_a_module_that_cannot_be_imported_gets_no_verdict(module: Path, line: str, capsys: Any) -> None:
+    module.with_name("stops.py").write_text(f"def f(rewards, gamma): ...\n{line}\n")
+    assert main(["stops.py:f", "--kind", "returns"]) == 2
+    assert "no verdict" in capsys.readouterr().err
+
+
+def test_a_module_that_reads_its_arguments_does_not_see_those_of_the_check(module: Path) -> None:
+    arguments = [*sys.argv]
+    text = module.read_text() + "import argparse\nargparse.ArgumentParser().parse_args()\n"
+    module.with_name("script.py").write_text(text)
+    assert main(["script.py:Returns.right", "--kind", "returns"]) == 0
+    assert sys.argv == arguments
+
+
+def test_a_target_without_a_function_is_an_error(capsys: Any) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["handed_in.py", "--kind", "returns"])
+    assert caught.value.code == 2
+    assert "names no function" in capsys.readouterr().err
+
+
+def test_the_command_line_lists_the_mistakes(capsys: Any) -> None:
+    assert main(["--list", "--kind", "top_p"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(mistakes("top_p"))
+
+
+def test_the_command_line_needs_a_target_and_a_kind() -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["handed_in:wrong"])
+    assert caught.value.code == 2
+
+
+def test_the_package_runs_as_a_module(module: Path) -> None:
+    command = [sys.executable, "-m", "pgtheory.checking", "handed_in:wrong", "--kind", "returns"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=module.parent)
+    assert result.returncode == 1, result.stderr
+    assert "known from" in result.stdout
