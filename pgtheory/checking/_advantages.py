@@ -609,13 +609,8 @@ def _sum(errors: Tensor, weight: float, cut: Tensor) -> Tensor:
     return (weights.to(errors.dtype) @ errors[..., None])[..., 0]
 
 
-def _variant(
-    delta: Callable[[_Steps], Tensor] = _delta,
-    cut: Callable[[_Steps], Tensor] = lambda s: s.ends,
-    weight: Callable[[_Steps], float] = lambda s: s.gamma * s.lam,
-    then: Callable[[_Steps, Tensor], Tensor] = lambda s, a: a,
-) -> Callable[..., Tensor]:
-    """Generalized advantages in which one part is another."""
+def _of_steps(advantages: Callable[[_Steps], Tensor]) -> Callable[..., Tensor]:
+    """A function of the steps as one in the signature of the check."""
 
     def implementation(
         rewards: Tensor,
@@ -626,10 +621,19 @@ def _variant(
         terminated: Tensor,
         truncated: Tensor,
     ) -> Tensor:
-        s = _Steps(rewards, values, next_values, gamma, lam, terminated.bool(), truncated.bool())
-        return then(s, _sum(delta(s), weight(s), cut(s)))
+        return advantages(_Steps(rewards, values, next_values, gamma, lam, terminated.bool(), truncated.bool()))
 
     return implementation
+
+
+def _variant(
+    delta: Callable[[_Steps], Tensor] = _delta,
+    cut: Callable[[_Steps], Tensor] = lambda s: s.ends,
+    weight: Callable[[_Steps], float] = lambda s: s.gamma * s.lam,
+    then: Callable[[_Steps, Tensor], Tensor] = lambda s, a: a,
+) -> Callable[..., Tensor]:
+    """Generalized advantages in which one part is another."""
+    return _of_steps(lambda s: then(s, _sum(delta(s), weight(s), cut(s))))
 
 
 def _with_next(value: Callable[[_Steps], Tensor]) -> Callable[[_Steps], Tensor]:
@@ -697,20 +701,11 @@ def _standardised(
 def _forwards(cut: Callable[[_Steps], Tensor]) -> Callable[..., Tensor]:
     """A_t = δ_t + γλ A_{t-1}, which starts anew after a step in `cut`."""
 
-    def implementation(
-        rewards: Tensor,
-        values: Tensor,
-        next_values: Tensor,
-        gamma: float,
-        lam: float,
-        terminated: Tensor,
-        truncated: Tensor,
-    ) -> Tensor:
-        s = _Steps(rewards, values, next_values, gamma, lam, terminated.bool(), truncated.bool())
+    def forwards(s: _Steps) -> Tensor:
         before = torch.nn.functional.pad(cut(s)[..., :-1], (1, 0))
-        return _sum(_delta(s).flip(-1), gamma * lam, before.flip(-1)).flip(-1)
+        return _sum(_delta(s).flip(-1), s.gamma * s.lam, before.flip(-1)).flip(-1)
 
-    return implementation
+    return _of_steps(forwards)
 
 
 def _rows_run_together(

@@ -749,6 +749,12 @@ def test_the_counterexample_of_a_dropped_discount_is_in_two_steps():
     assert case.got[1].tolist() == pytest.approx([-0.336, 0.336])
 
 
+def test_the_counterexample_of_a_mean_over_steps_has_another_direction():
+    case = check_policy_gradient(loss_variants()["mean over all steps"]).counterexample
+    cosine = torch.cosine_similarity(case.expected.flatten(), case.got.flatten(), dim=0)
+    assert 0 < float(cosine) < 0.9999
+
+
 def test_the_counterexample_of_an_ignored_mask_shows_slopes_in_the_padding():
     case = check_policy_gradient(lambda lp, r, g, m: reinforce_loss(lp, r, g)).counterexample
     assert case.inputs["mask"].tolist() == [[True, False], [True, True]]
