@@ -418,7 +418,7 @@ _PENALTY_SPECS = (
         "The penalty is subtracted from the loss, or added to the objective: the policy is driven away from the "
         "reference.",
         "A larger β makes the KL larger.",
-        (issue("marin-community/marin", 1742), issue("lucidrains/PaLM-rlhf-pytorch", 38)),
+        (issue("qiancheng0/ToolRL", 52), issue("lucidrains/PaLM-rlhf-pytorch", 38)),
         ({"penalty": "k3", "penalty_sign": -1.0},),
     ),
     Spec(

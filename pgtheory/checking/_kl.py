@@ -965,7 +965,7 @@ LOSS_MISTAKES = (
         "gradient of -KL: the sign is wrong",
         "Minimising it drives the policy away from the reference.",
         "The angle to the true gradient is 180 degrees.",
-        (issue("marin-community/marin", 1742), issue("huggingface/trl", 463)),
+        (issue("qiancheng0/ToolRL", 52), issue("huggingface/trl", 463)),
         (_of_ratio(lambda d: -_k2(d)),),
     ),
     Mistake(
