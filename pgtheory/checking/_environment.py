@@ -74,10 +74,11 @@ class Fault(NamedTuple):
 def check_mdp(environment: "gymnasium.Env[Any, Any] | str | Callable[[], Any]", *, form: str | None = None) -> Report:
     r"""Check that a Gymnasium environment samples the dynamics of its own table, :math:`p(s', r \mid s, a)`.
 
-    Equation :eq:`eq-dynamics`. The environment publishes a table `P[s][a] = [(probability, next_state, reward,
-    terminated), ...]`, as those of Gymnasium's toy text do, and keeps its state in an attribute `s`. In every state and
-    for every action its random numbers are chosen, not drawn, so that the law of `step` is computed exactly; that of
-    `reset` likewise, against `initial_state_distrib`. Wrappers are taken off. Afterwards the environment is as it was.
+    Equation :eq:`eq-dynamics`. The environment publishes a table ``P``, as those of Gymnasium's toy text do, whose
+    entry ``P[s][a]`` lists outcomes (probability, next state, reward, terminated), and keeps its state in ``s``.
+    In every state and for every action its random numbers are chosen, not drawn, so that the law of `step` is computed
+    exactly; that of `reset` likewise, against `initial_state_distrib`. Wrappers are taken off. Afterwards the
+    environment is as it was.
 
     Args:
         environment: an environment, the name of a registered one, or a function that makes one.

@@ -95,12 +95,12 @@ TOP_P = Kind("top_p", _P, _K._replace(required=False), top_p)
 def check_top_k(function: Callable[..., Any], *, form: str | None = None) -> Report:
     r"""Check a function that keeps the k most probable tokens, :eq:`eq-top-k`.
 
-    The function may be `fn(logits, k)`, for one row `[V]` or a batch `[B, V]`, on tensors, arrays or lists, or for `[B,
-    T, V]` if it takes the last position itself. By the names of its arguments it may also take probabilities (`probs`)
-    or `log_probs` instead of logits, and a `temperature`. It may return filtered logits, probabilities, a boolean mask,
-    the indices of the tokens kept, the pair (values, indices), a tuple or dictionary that begins with one of these, or
-    a `Categorical`. Also understood: a `LogitsProcessor` of `transformers`, its class, and any `fn(k)` that returns a
-    function of the logits.
+    The function may be `fn(logits, k)`, for one row `[V]` or a batch `[B, V]`, on tensors, arrays or lists, or for a
+    batch of sequences of which it takes the last position itself. By the names of its arguments it may also take
+    probabilities (`probs`) or `log_probs` instead of logits, and a `temperature`. It may return filtered logits,
+    probabilities, a boolean mask, the indices of the tokens kept, the pair (values, indices), a tuple or dictionary
+    that begins with one of these, or a `Categorical`. Also understood: a `LogitsProcessor` of `transformers`, its
+    class, and any `fn(k)` that returns a function of the logits.
 
     Args:
         function: the implementation.
