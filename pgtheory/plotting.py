@@ -643,5 +643,6 @@ def plot_mistake_curves(curves: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
         axes.axis("off")
     for axes in panels.flat[max(len(curves) - 2, 0) : len(curves)]:
         axes.set_xlabel("step")
+    figure.supylabel("performance", fontsize=11)
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure

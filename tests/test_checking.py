@@ -199,6 +199,14 @@ def test_what_is_not_numbers_is_a_misfit(output: Any) -> None:
         as_tensor(output)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_refused_and_not_called_wrong(dtype: torch.dtype) -> None:
+    with pytest.raises(UnknownForm, match="too coarse for a comparison"):
+        check_returns(lambda rewards, gamma: right(rewards, gamma).to(dtype))
+    with pytest.raises(UnknownForm, match="too coarse for a comparison"):
+        CHECKS["ppo"](lambda log_probs, old_log_probs, advantages: (advantages * log_probs).to(dtype).mean())
+
+
 def test_axes_of_size_one_do_not_matter_in_a_shape() -> None:
     assert shaped(torch.zeros(2, 3, 1), (2, 3)).shape == (2, 3)
     with pytest.raises(Misfit, match=r"shape \[3, 3\], not \[3\]"):

@@ -179,7 +179,7 @@ def as_tensor(output: Any) -> Tensor:
     """What a function returned, as a tensor: floats in double precision, booleans and integers as they are.
 
     Raises:
-        Misfit: it is not a number or an array of numbers.
+        Misfit: it is not a number or an array of numbers, or these are in half precision.
     """
     if isinstance(output, Tensor):
         tensor = output.detach()
@@ -188,7 +188,14 @@ def as_tensor(output: Any) -> Tensor:
             tensor = torch.as_tensor(_as_array(output))
         except (TypeError, ValueError, RuntimeError) as error:
             raise Misfit(f"it returned {_described(output)}, not numbers") from error
+    refuse_half_precision(tensor)
     return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def refuse_half_precision(tensor: Tensor) -> None:
+    """Raise `Misfit` if the numbers are too coarse to be compared with what is right."""
+    if tensor.dtype in (torch.float16, torch.bfloat16):
+        raise Misfit(f"it returned {tensor.dtype}, too coarse for a comparison: let it compute in single precision")
 
 
 def _as_array(output: Any) -> np.ndarray[Any, Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pgtheory.checking._engine import call_quietly
-from pgtheory.checking._forms import Container, Misfit, contained
+from pgtheory.checking._forms import Container, Misfit, contained, refuse_half_precision
 from pgtheory.checking._report import Counterexample, Mistake, Source
 
 _F64 = torch.float64
@@ -105,6 +105,7 @@ def _first(output: Any) -> Any:
 def _as_number(output: Tensor, reduce: Reduce, notes: set[str]) -> Tensor:
     if not output.is_floating_point():
         raise Misfit(f"it returned a tensor of {output.dtype}, not a loss")
+    refuse_half_precision(output)
     if output.numel() == 1:
         return output.reshape(())
     number = reduce(output)
