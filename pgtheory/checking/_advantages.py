@@ -18,9 +18,9 @@ from pgtheory.checking._forms import (
     Misfit,
     Role,
     UnknownForm,
-    _role_of,
     as_tensor,
     bind,
+    role_of,
 )
 from pgtheory.checking._report import Mistake, Report, arxiv, issue, pull
 from pgtheory.surrogates import generalized_advantages
@@ -210,7 +210,7 @@ def _bound(function: Callable[..., Any]) -> Binding:
 def _bound_by_name(function: Callable[..., Any]) -> Binding:
     names = _parameters(function)
     variadic = any(name.startswith("*") for name in names)
-    known = {_role_of(name, ROLES) for name in names if not name.startswith("*")} - {None}
+    known = {role_of(name, ROLES) for name in names if not name.startswith("*")} - {None}
     always = tuple(role for role in _ALWAYS if role != "gamma" or "discounts" not in known)
     if len(known) >= 2 and (known.issuperset(always) or not variadic):
         with contextlib.suppress(Misfit):

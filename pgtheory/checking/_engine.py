@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgtheory.checking._forms import Binding, Container, Misfit, UnknownForm, contained
+from pgtheory.checking._forms import Binding, Container, Misfit, UnknownForm, contained, in_one_line
 from pgtheory.checking._report import Counterexample, Mistake, Report
 
 # A right implementation may add 1e-8 to a denominator, or compute in single precision; no two mistakes are this close.
@@ -59,6 +59,15 @@ class Form:
         return Counterexample(inputs, self.view(case.expected), self.view(got))
 
 
+def refusing(name: str, error: Exception) -> Form:
+    """A form that a function does not have, with the reason."""
+
+    def call(case: Case) -> Tensor:
+        raise error
+
+    return Form(name, [Case({}, torch.zeros(0))], call)
+
+
 class Trial(NamedTuple):
     """The answers of a function in one form, and the places of those that are wrong."""
 
@@ -87,11 +96,11 @@ def examine(
     """
     trials: list[Trial] = []
     misfits: dict[str, str] = {}
-    with _random_state_kept():
+    with random_state_kept():
         for form in _built(check, forms):
             trial = _try(form, agrees or _is_close)
             if isinstance(trial, Exception):
-                misfits[form.name] = _in_one_line(trial)
+                misfits[form.name] = in_one_line(trial)
             elif not trial.faults:
                 return _right(check, trial)
             else:
@@ -102,7 +111,7 @@ def examine(
 
 
 @contextmanager
-def _random_state_kept() -> Iterator[None]:
+def random_state_kept() -> Iterator[None]:
     """Put the global random states back, which the functions under test may use."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     try:
@@ -342,12 +351,6 @@ def misunderstood(check: str, misfits: Mapping[str, str]) -> UnknownForm:
 def _listed(names: Sequence[str], most: int = 12) -> str:
     """The names, with semicolons as they hold commas; of many of them the first and how many there are."""
     return "; ".join(names if len(names) <= most else [*names[: most - 1], f"{len(names)} forms in all"])
-
-
-def _in_one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    prefix = "" if isinstance(error, Misfit) else f"{type(error).__name__}: "
-    return prefix + (text if len(text) < 160 else text[:157] + "...")
 
 
 def _right(check: str, trial: Trial, *remarks: str) -> Report:

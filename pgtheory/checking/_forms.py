@@ -88,7 +88,7 @@ def bind(function: Callable[..., Any], roles: Sequence[Role]) -> Binding:
         parameters = parameters_of(function)
     except (TypeError, ValueError):  # a builtin without a signature
         return Binding(tuple(role.name for role in roles if role.required), {})
-    named = {p.name: role for p in parameters if (role := _role_of(p.name, roles))}
+    named = {p.name: role for p in parameters if (role := role_of(p.name, roles))}
     missing = [role.name for role in roles if role.required and role.name not in named.values()]
     positional: list[str] = []
     keywords: dict[str, str] = {}
@@ -125,7 +125,8 @@ def _place(parameter: inspect.Parameter, parameters: Sequence[inspect.Parameter]
     return [p.name for p in parameters].index(parameter.name)
 
 
-def _role_of(name: str, roles: Sequence[Role]) -> str | None:
+def role_of(name: str, roles: Sequence[Role]) -> str | None:
+    """The role that an argument of this name plays; None if it is none that is known."""
     for spelled in (str.lower, normalised):  # `v_s_` is not `v_s` where both are known
         for role in roles:
             if spelled(name) in {spelled(synonym) for synonym in [role.name, *role.synonyms.split()]}:
@@ -173,6 +174,13 @@ def unpacked(output: Any) -> Any:
 def _is_indexed(item: Any) -> bool:
     pair = isinstance(item, tuple) and len(item) == 2
     return pair and isinstance(item[0], Integral) and not isinstance(item[1], Integral)
+
+
+def in_one_line(error: Exception) -> str:
+    """An exception as one short line."""
+    text = " ".join(str(error).split())
+    prefix = "" if isinstance(error, Misfit) else f"{type(error).__name__}: "
+    return prefix + (text if len(text) < 160 else text[:157] + "...")
 
 
 def as_tensor(output: Any) -> Tensor:

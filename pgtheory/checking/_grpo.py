@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pgtheory.checking._engine import call_quietly, misunderstood
-from pgtheory.checking._forms import Binding, Misfit, Role
+from pgtheory.checking._forms import Binding, Misfit, Role, in_one_line
 from pgtheory.checking._losses import (
     TOLERANCE,
     Attempt,
@@ -46,7 +46,6 @@ from pgtheory.checking._ppo import (
     bound,
     drives,
     explained,
-    in_one_line,
     level_ratios,
     ratios_around,
     role_values,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pgtheory.checking._enumeration import HORIZON, N_ACTIONS, SIZES, Enumeration, enumeration
-from pgtheory.checking._forms import Binding, Misfit, Role, bind, normalised
+from pgtheory.checking._forms import Binding, Misfit, Role, bind, in_one_line, normalised
 
 _F64 = torch.float64
 
@@ -227,7 +227,7 @@ class LossForm:
                 else:
                     return
         self.variant = None
-        raise Misfit(_in_one_line(failures[0]))
+        raise Misfit(in_one_line(failures[0]))
 
     def _slopes(self, known: Enumeration, i: int, columns: int, rewards_behind: float) -> Tensor:
         given = _all_given(known.gammas, self.of_logits, columns, rewards_behind)[i]
@@ -399,12 +399,6 @@ def _some_batches(known: Enumeration, which: Tensor) -> Sequence[int]:
         if bool(these.any()):
             found.append(int(torch.where(these, steps, -1).argmax()))
     return found
-
-
-def _in_one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    prefix = "" if isinstance(error, Misfit) else f"{type(error).__name__}: "
-    return prefix + (text if len(text) < 160 else text[:157] + "...")
 
 
 def forms(function: Callable[..., Any], only: str | None) -> Iterator[tuple[int, LossForm]]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pgtheory.checking._engine import misunderstood
+from pgtheory.checking._engine import misunderstood, random_state_kept
 from pgtheory.checking._enumeration import GAMMAS, N_ACTIONS, N_STATES, Enumeration, enumeration
 from pgtheory.checking._forms import Misfit
 from pgtheory.checking._loss_forms import LossForm, forms
@@ -210,7 +210,7 @@ def _answers(form: LossForm) -> Answers:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without warnings, without printing, and with the state of the random numbers restored."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.random.fork_rng(devices=[]):
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), random_state_kept():
         warnings.simplefilter("ignore")
         yield
 

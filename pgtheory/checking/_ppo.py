@@ -10,7 +10,17 @@ import torch
 from torch import Tensor
 
 from pgtheory.checking._engine import call_quietly, misunderstood
-from pgtheory.checking._forms import CONTAINERS, Binding, Container, Misfit, Role, bind, normalised, parameters_of
+from pgtheory.checking._forms import (
+    CONTAINERS,
+    Binding,
+    Container,
+    Misfit,
+    Role,
+    bind,
+    in_one_line,
+    normalised,
+    parameters_of,
+)
 from pgtheory.checking._losses import (
     Attempt,
     Axis,
@@ -881,13 +891,6 @@ def _usable(binding: Binding | None, form: str | None) -> Iterator[Way]:
     if binding:
         layouts = ("[N, T]", "[N]", "[N, 1]") if "mask" in binding.roles else ("[N]", "[N, T]", "[N, 1]")
         yield from (way for way in ways(layouts, binding) if form is None or form in str(way))
-
-
-def in_one_line(error: Exception) -> str:
-    """An exception as one short line."""
-    text = " ".join(str(error).split())
-    prefix = "" if isinstance(error, Misfit) else f"{type(error).__name__}: "
-    return prefix + (text if len(text) < 160 else text[:157] + "...")
 
 
 def explained(axes: Sequence[Axis], grids: Sequence[Grid], tried: Attempt, *, unit: bool) -> list[Explanation]:

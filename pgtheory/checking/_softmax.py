@@ -19,6 +19,7 @@ from pgtheory.checking._engine import (
     examine,
     examine_batch_or_row,
     invoke,
+    refusing,
     shaped,
 )
 from pgtheory.checking._forms import CONTAINERS, Binding, Container, Misfit, Role, as_tensor, bind, unpacked
@@ -183,7 +184,7 @@ def _form(function: Callable[..., Any], name: str, container: Container, layout:
     try:
         binding = _bindings(function)
     except Misfit as error:
-        return _refusing(name, error)
+        return refusing(name, error)
     found = cases(layout, bool(binding.roles & {"mask", "unavailable"}), "temperature" in binding.roles)
     outputs: list[Tensor | Exception] = []
     for case in found:
@@ -193,7 +194,7 @@ def _form(function: Callable[..., Any], name: str, container: Container, layout:
             outputs.append(shaped(output, case.expected.shape).double())
         except Exception as error:
             if not outputs:
-                return _refusing(name, error)
+                return refusing(name, error)
             outputs.append(error)
     return _cached(name, found, outputs, notes, binding.roles, layout)
 
@@ -225,13 +226,6 @@ def _cached(
 def _is_logarithmic(outputs: Sequence[Tensor]) -> bool:
     values = torch.cat([output.reshape(-1) for output in outputs]).nan_to_num(0.0, 1.0, -1.0)
     return bool((values <= 1e-6).all()) and bool((values < -1e-3).any())
-
-
-def _refusing(name: str, error: Exception) -> Form:
-    def call(case: Case) -> Tensor:
-        raise error
-
-    return Form(name, [Case({}, torch.zeros(0))], call)
 
 
 def _first(output: Any) -> Any:

@@ -20,6 +20,7 @@ from pgtheory.checking._engine import (
     examine_batch_or_row,
     invoke,
     misunderstood,
+    refusing,
 )
 from pgtheory.checking._forms import (
     CONTAINERS,
@@ -413,7 +414,7 @@ def _forms_in(
         )
         ways = readings(outputs, [_asked(case) for case in found], single=layout == "[V]")
     except Exception as error:
-        yield _refusing(name, error)
+        yield refusing(name, error)
         return
     roles = subject.roles & {*(role.name for role in _VALUES), kind.parameter.name, "temperature"}
     for way in ways:
@@ -434,13 +435,6 @@ def _outputs(
                 raise
             outputs.append(error)
     return outputs
-
-
-def _refusing(name: str, error: Exception) -> Form:
-    def call(case: Case) -> Tensor:
-        raise error
-
-    return Form(name, [Case({}, torch.zeros(0))], call)
 
 
 def _arranged(value: Any, layout: str, rows: int) -> Any:
