@@ -2,12 +2,15 @@
 
 The modules follow the chapters of the book, and each imports only from its own chapter or an earlier one:
 `mdp`, `gallery`, `trajectories`, `returns`, `value_functions`, `softmax_policy`, `decoding`, `policy_gradient`,
-`reinforce`, `training`, `surrogates`, `checking`.
+`reinforce`, `surrogates`, `advantages`, `training`, `groups`, `token_log_probs`, `checking`.
 Every public name of theirs is a name of the package too.
 """
 
-# The name `pgtheory.softmax_policy` is the function. The module of that name is reached by
-# `from pgtheory.softmax_policy import ...`; `import pgtheory.softmax_policy as m` binds the function.
+# `pgtheory.advantages`, `pgtheory.softmax_policy` and `pgtheory.token_log_probs` are functions. The modules of these
+# names are reached by `from pgtheory.softmax_policy import ...`; `import pgtheory.softmax_policy as m` binds the
+# function. The first import of a module binds its name in the package to the module: so all three modules are
+# imported here, and the functions of these names after them.
+from pgtheory.advantages import AdvantageMoments, generalized_advantage_moments, generalized_advantages
 from pgtheory.checking import (
     CHECKS,
     Counterexample,
@@ -57,6 +60,16 @@ from pgtheory.gallery import (
     token_tree,
     trap,
     two_state_toy,
+)
+from pgtheory.groups import (
+    GroupLoss,
+    difficulty_weight,
+    expected_group_gradient,
+    group_advantages,
+    group_bias_ledger,
+    group_loss_variants,
+    grpo_loss,
+    two_answer_lengths,
 )
 from pgtheory.mdp import ActionMask, FiniteMDP, Outcomes, check_policy, equiprobable_policy
 from pgtheory.policy_gradient import (
@@ -108,36 +121,31 @@ from pgtheory.softmax_policy import (
     softmax_policy,
 )
 from pgtheory.surrogates import (
-    AdvantageMoments,
-    GroupLoss,
-    PPORecord,
-    PPOTrainer,
-    Rollout,
-    SurrogateRuns,
     clipped_surrogate,
-    difficulty_weight,
     effective_sample_size,
-    expected_group_gradient,
-    generalized_advantage_moments,
-    generalized_advantages,
-    group_advantages,
-    group_bias_ledger,
-    group_loss_variants,
-    grpo_loss,
     importance_ratios,
     kl_estimate,
     masked_mean,
     off_policy_loss,
     performance_difference,
     ppo_clip_loss,
-    projected_token_log_probs,
-    sample_rollout,
     surrogate_objective,
-    surrogate_runs,
-    token_log_probs,
-    two_answer_lengths,
 )
-from pgtheory.training import Episodes, Record, Runs, Trainer, reinforce_runs, sample_episodes
+from pgtheory.token_log_probs import projected_token_log_probs, token_log_probs
+from pgtheory.training import (
+    Episodes,
+    PPORecord,
+    PPOTrainer,
+    Record,
+    Rollout,
+    Runs,
+    SurrogateRuns,
+    Trainer,
+    reinforce_runs,
+    sample_episodes,
+    sample_rollout,
+    surrogate_runs,
+)
 from pgtheory.trajectories import (
     Trajectories,
     at_steps,

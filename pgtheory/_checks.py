@@ -150,3 +150,11 @@ def check_count(name: str, value: object, *, at_least: int = 1) -> int:
 def probability_tolerance(dtype: torch.dtype) -> float:
     """How far from 1 a sum of probabilities of this dtype may lie before it is an error."""
     return {torch.float64: 1e-9, torch.float32: 1e-5}.get(dtype, 1e-2)
+
+
+def check_like(name: str, value: Tensor, other_name: str, other: Tensor, read: Tensor | None) -> None:
+    """Raise unless `value` is as `other` in shape, dtype and device, and finite where it is read."""
+    check_floating(name, value)
+    check_same_kind(name, value, other_name, other)
+    check_same_shape(name, value, other_name, other)
+    check_finite(name, value, read)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
 from pgtheory import _checks
+from pgtheory._gradients import add_up, log_policy_gradient, loss_slopes
 from pgtheory.mdp import FiniteMDP, check_policy
 from pgtheory.returns import discount_factors, discounted_return, returns_to_go
 from pgtheory.softmax_policy import SoftmaxPolicy, log_softmax_policy, softmax_policy
@@ -348,7 +349,7 @@ def likelihood_ratio_gradient(
     discounts = discount_factors(gamma, horizon, dtype=mdp.dtype, device=mdp.device)
     # p(τ) γ^t G_t, the weight of ∇ ln π(A_t|S_t)
     weights = probabilities[:, None] * discounts * returns_to_go(trajectories.rewards, gamma, mask=trajectories.mask)
-    return _log_policy_gradient(policy, _add_up(trajectories, weights, policy).sum(0))
+    return log_policy_gradient(policy, add_up(trajectories, weights, policy).sum(0))
 
 
 def gradient_routes(
@@ -536,20 +537,6 @@ def _performance_and_parameters(mdp: FiniteMDP, policy: SoftmaxPolicy, gamma: fl
     return performance(mdp, table, gamma), parameters_to_vector(policy.parameters()).clone()
 
 
-def _add_up(trajectories: Trajectories, weights: Tensor, policy: Tensor) -> Tensor:
-    """For each row of `weights`, `[..., T]`, the table `[..., S, A]` of the sums over the steps at (s, a)."""
-    cell = trajectories.states[..., :-1] * policy.shape[-1] + trajectories.actions
-    sums = weights.new_zeros(*weights.shape[:-1], policy.numel())
-    sums = sums.scatter_add(-1, cell, torch.where(trajectories.mask, weights, 0.0))
-    return sums.view(*weights.shape[:-1], *policy.shape)
-
-
-def _log_policy_gradient(policy: Tensor, weights: Tensor) -> Tensor:
-    """The gradient by h of Σ_{s,a} w(s, a) ln π(a|s), for each table of weights."""
-    # Σ_b w(s, b) (1{a = b} − π(a|s))
-    return weights - policy * weights.sum(-1, keepdim=True)
-
-
 def _autograd(function: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:
     with torch.enable_grad():
         point = point.detach().requires_grad_()
@@ -596,9 +583,9 @@ def _batch_gradients(
     chunk = max(1, CHUNK // (policy.numel() + batch_size * horizon))
     for batch in _ordered_batches(len(probabilities), batch_size, chunk, mdp.device):
         drawn = Trajectories(*(field[batch] for field in trajectories))
-        slopes = _slopes(loss, log_probs[batch], drawn.rewards, gamma, drawn.mask)
+        slopes = loss_slopes(loss, log_probs[batch], drawn.rewards, gamma, drawn.mask)
         _check_slopes(slopes, drawn.mask, batch)
-        yield probabilities[batch].prod(-1), _log_policy_gradient(policy, _add_up(drawn, slopes, policy).sum(1))
+        yield probabilities[batch].prod(-1), log_policy_gradient(policy, add_up(drawn, slopes, policy).sum(1))
 
 
 def _ordered_batches(n: int, batch_size: int, chunk: int, device: torch.device) -> Iterator[Tensor]:
@@ -607,34 +594,6 @@ def _ordered_batches(n: int, batch_size: int, chunk: int, device: torch.device) 
     for start in range(0, n**batch_size, chunk):
         numbers = torch.arange(start, min(start + chunk, n**batch_size), device=device)
         yield numbers[:, None] // place_values % n
-
-
-def _slopes(loss: Loss, log_probs: Tensor, rewards: Tensor, gamma: float, mask: Tensor) -> Tensor:
-    """The derivatives of the loss of each batch by its log-probabilities, `[n, N, T]`."""
-
-    def value(log_probs: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
-        return _checked_loss(loss(log_probs, rewards, gamma, mask=mask))
-
-    try:
-        slopes: Tensor = torch.func.vmap(torch.func.grad(value))(log_probs, rewards, mask)
-    except RuntimeError:  # code that depends on values, such as `if` or boolean indexing
-        batches = zip(log_probs, rewards, mask, strict=True)
-        return torch.stack([_slope(value(leaf := x.clone().requires_grad_(), r, m), leaf) for x, r, m in batches])
-    return slopes
-
-
-def _slope(loss: Tensor, log_probs: Tensor) -> Tensor:
-    if not loss.requires_grad:
-        return torch.zeros_like(log_probs)
-    return torch.autograd.grad(loss, log_probs, materialize_grads=True, allow_unused=True)[0]
-
-
-def _checked_loss(loss: Tensor) -> Tensor:
-    if not isinstance(loss, Tensor):
-        raise TypeError(f"loss must return a scalar torch.Tensor, not {type(loss).__name__}")
-    if loss.ndim > 0:
-        raise ValueError(f"loss returned shape {list(loss.shape)}, expected a scalar: sum or average it")
-    return loss
 
 
 def _check_table(name: str, table: Tensor) -> None:

@@ -13,10 +13,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pgtheory import _checks
+from pgtheory._masks import is_last_step, taken
 from pgtheory.decoding import decoding_distribution
 from pgtheory.mdp import FiniteMDP
 from pgtheory.policy_gradient import Loss, exact_policy_gradient, expected_gradient, gradient_covariance, performance
-from pgtheory.returns import _is_last_step, discount_factors, discounted_return, returns_to_go
+from pgtheory.returns import discount_factors, discounted_return, returns_to_go
 from pgtheory.softmax_policy import log_softmax_policy, softmax_policy
 from pgtheory.trajectories import enumerate_trajectories
 from pgtheory.value_functions import state_values
@@ -174,7 +175,7 @@ def value_loss(
         tensor(2.)
     """
     _check_steps(values, rewards, mask, name="values")
-    error = returns_to_go(rewards.detach(), gamma, mask=mask) - _taken(values, mask)
+    error = returns_to_go(rewards.detach(), gamma, mask=mask) - taken(values, mask)
     return _mean_over_episodes(error / 2, error, mask)
 
 
@@ -266,12 +267,12 @@ def leave_one_out_baseline(
     if mask is not None:
         _checks.check_mask(mask, "returns", returns)
     _checks.check_finite("returns", returns, mask)
-    taken = torch.ones_like(returns, dtype=torch.bool) if mask is None else mask
-    values = _taken(returns, mask)
-    others = taken.sum(-2, keepdim=True) - taken.int() if running_only else returns.shape[-2] - 1
+    mask = torch.ones_like(returns, dtype=torch.bool) if mask is None else mask
+    values = taken(returns, mask)
+    others = mask.sum(-2, keepdim=True) - mask.int() if running_only else returns.shape[-2] - 1
     # b_{n,t} = (Σ_m G_t^{(m)} − G_t^{(n)}) / (N − 1)
     total = values.sum(-2, keepdim=True) - values
-    return torch.where(taken, total / torch.as_tensor(others).clamp(min=1), 0.0)
+    return torch.where(mask, total / torch.as_tensor(others).clamp(min=1), 0.0)
 
 
 def optimal_baseline(
@@ -375,7 +376,7 @@ def bootstrapped_rewards(
         raise ValueError(f"truncated is True at {_checks.first_place(empty)}, where mask has no step")
     _checks.check_finite("final_values", final_values, truncated)
     value = torch.where(truncated, final_values, 0.0).unsqueeze(-1)
-    return _taken(rewards, mask) + torch.where(_is_last_step(mask), gamma * value, 0.0)
+    return taken(rewards, mask) + torch.where(is_last_step(mask), gamma * value, 0.0)
 
 
 class LedgerRow(NamedTuple):
@@ -591,11 +592,7 @@ def _discounts(gamma: float, steps: Tensor) -> Float[Tensor, "T"]:
 def _mean_over_episodes(weights: Tensor, terms: Tensor, mask: Tensor | None) -> Tensor:
     """(1/N) Σ_n Σ_t w x, where N counts all episodes."""
     n_episodes = math.prod(terms.shape[:-1])
-    return (_taken(weights, mask) * _taken(terms, mask)).sum() / n_episodes
-
-
-def _taken(values: Tensor, mask: Tensor | None) -> Tensor:
-    return values if mask is None else torch.where(mask, values, 0.0)
+    return (taken(weights, mask) * taken(terms, mask)).sum() / n_episodes
 
 
 def _check_steps(terms: Tensor, rewards: Tensor, mask: Tensor | None, *, name: str = "log_probs") -> None:
@@ -629,4 +626,4 @@ def _checked_baseline(baseline: float | Tensor | None, rewards: Tensor, mask: Te
         )
     expanded = baseline.detach().expand(rewards.shape)
     _checks.check_finite("baseline", expanded, mask)
-    return _taken(expanded, mask)
+    return taken(expanded, mask)

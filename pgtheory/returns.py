@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pgtheory import _checks
+from pgtheory._masks import is_last_step
 
 __all__ = [
     "discount_factors",
@@ -211,7 +212,7 @@ def sequence_level_rewards(
     if not _checks.is_traced(scores, mask) and not (taken := mask.any(-1)).all():
         raise ValueError(f"mask is False at every step of {_checks.first_place(~taken)}: nothing can carry the score")
     _checks.check_finite("scores", scores)
-    return torch.where(_is_last_step(mask), scores[..., None], 0)
+    return torch.where(is_last_step(mask), scores[..., None], 0)
 
 
 def discount_from_rate(rate: float) -> float:
@@ -276,11 +277,6 @@ def _floating(name: str, dtype: torch.dtype | None) -> torch.dtype:
     if not chosen.is_floating_point:
         raise TypeError(f"{name} must be a floating-point type, not {chosen}")
     return chosen
-
-
-def _is_last_step(mask: Tensor) -> Tensor:
-    """Where the last step taken is: the one with no step taken after it."""
-    return mask & (mask.flip(-1).cumsum(-1).flip(-1) == 1)
 
 
 def _rewards_taken(rewards: Tensor, mask: Tensor | None) -> Tensor:

@@ -1,6 +1,7 @@
 """The reading order of the book is the import order of the package."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,18 @@ PACKAGE = ROOT / "pgtheory"
 
 # Chapter by chapter; a private module belongs to the chapter of the public one that it helps.
 ORDER = [
-    ["_checks"],
-    ["_gymnasium", "mdp", "gallery", "trajectories"],
+    ["_checks", "_masks"],
+    ["_gymnasium", "mdp", "_tables", "gallery", "trajectories"],
     ["returns"],
     ["_krylov", "value_functions"],
     ["softmax_policy"],
     ["decoding"],
-    ["policy_gradient"],
-    ["reinforce", "training"],
-    ["surrogates"],
-    ["language_models"],
+    ["_gradients", "policy_gradient"],
+    ["reinforce"],
+    ["_ratios", "surrogates", "advantages"],
+    ["training"],  # the loops of both: REINFORCE and PPO
+    ["groups"],
+    ["language_models", "token_log_probs"],
     ["checking"],
 ]
 CHAPTER_OF = {module: chapter for chapter, modules in enumerate(ORDER) for module in modules}
@@ -70,6 +73,52 @@ def test_a_module_imports_only_from_its_own_or_earlier_chapters(module: str) -> 
     assert "plotting" not in imported, "nothing but the book imports plotting"
     later = {name for name in imported if CHAPTER_OF[name] > CHAPTER_OF[module]}
     assert not later, f"{module} imports from later chapters: {sorted(later)}"
+
+
+def private_names_of_others(source: str, module: str) -> set[str]:
+    """The private names that a source text of `module` takes from other, public modules of the package."""
+    names, modules, found = [], set(), set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(filter(None, ["pgtheory" if node.level else "", node.module or ""]))
+            names += [f"{base}.{alias.name}" for alias in node.names]
+            if base == "pgtheory":
+                modules |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and re.match(r"_[^_]", node.attr):
+            found.add(f"{node.value.id}.{node.attr}")
+    taken = {name.removeprefix("pgtheory.") for name in names if re.match(r"pgtheory\.[^_].*\._", name)}
+    return {name for name in taken if name.partition(".")[0] != module} | {
+        name for name in found if name.partition(".")[0] in modules
+    }
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("from pgtheory.mdp import _f, FiniteMDP", {"mdp._f"}),
+        ("def f():\n    from .mdp import _f", {"mdp._f"}),
+        ("from pgtheory.training import _ppo", {"training._ppo"}),
+        ("from pgtheory.training._ppo import PPOTrainer", {"training._ppo.PPOTrainer"}),
+        ("import pgtheory.training._ppo", {"training._ppo"}),
+        ("from pgtheory import surrogates as sg\nsg._f(sg.f, self._x)", {"sg._f"}),
+        ("from pgtheory._masks import taken", set()),
+        ("from pgtheory import _checks", set()),
+        ("from . import _checks", set()),
+        ("from pgtheory.own._part import f, _g", set()),
+        ("from ._part import f, _g", set()),
+        ("from numpy import _core", set()),
+    ],
+)
+def test_every_private_name_of_another_module_is_seen(source: str, names: set[str]) -> None:
+    assert private_names_of_others(source, "own") == names
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_takes_a_private_name_of_another(module: str) -> None:
+    found = [private_names_of_others(path.read_text(encoding="utf-8"), module) for path in FILES[module]]
+    assert not set().union(*found), "what two modules need has a public home, or a private module of its own"
 
 
 def test_the_package_itself_does_not_import_plotting() -> None:

@@ -5,6 +5,8 @@ import importlib
 import inspect
 import re
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -35,9 +37,35 @@ def test_the_package_exports_exactly_the_public_names_of_its_modules() -> None:
     assert all(getattr(pgtheory, name) is getattr(module, name) for module, name in PUBLIC)
 
 
-def test_a_module_whose_name_a_function_shares_is_still_importable() -> None:
-    assert inspect.isfunction(pgtheory.softmax_policy)
-    assert inspect.ismodule(importlib.import_module("pgtheory.softmax_policy"))
+SHARED_NAMES = ["advantages", "softmax_policy", "token_log_probs"]
+
+
+def test_the_names_that_a_module_and_a_function_share_are_known() -> None:
+    assert [m.__name__.rpartition(".")[2] for m in MODULES if label(m) in pgtheory.__all__] == SHARED_NAMES
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import pgtheory",
+        *(f"import pgtheory.{name}" for name in SHARED_NAMES),
+        *(f"from pgtheory.{name} import *" for name in SHARED_NAMES),
+        "import pgtheory.checking; from pgtheory.checking import *",
+        "import pgtheory.training; from pgtheory.groups import *",
+    ],
+)
+def test_a_name_that_a_module_and_a_function_share_is_the_function_in_every_order_of_imports(imports: str) -> None:
+    code = f"""
+import importlib, inspect, sys
+{imports}
+import pgtheory
+for name in {SHARED_NAMES}:
+    module = importlib.import_module("pgtheory." + name)
+    exec(f"import pgtheory.{{name}}; from pgtheory.{{name}} import *; from pgtheory import {{name}} as found")
+    assert inspect.ismodule(module) and module is sys.modules["pgtheory." + name]
+    assert inspect.isfunction(found) and found is getattr(pgtheory, name)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 DOCUMENTED = [(module, name) for module, name in PUBLIC if callable(getattr(module, name))]

@@ -1,5 +1,6 @@
 """The training loop: what it counts, what it estimates, and that it continues bit for bit."""
 
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,21 @@ from torch import Tensor, nn
 
 from pgtheory import gallery
 from pgtheory.mdp import FiniteMDP
-from pgtheory.policy_gradient import exact_parameter_gradient, performance
+from pgtheory.policy_gradient import exact_parameter_gradient, exact_policy_gradient, performance
 from pgtheory.reinforce import reinforce_loss
-from pgtheory.softmax_policy import LinearPolicy, NeuralPolicy, TabularPolicy
-from pgtheory.training import Episodes, Record, Trainer, _move_each_step, reinforce_runs, sample_episodes
-from pgtheory.trajectories import Trajectories, sample_trajectories
+from pgtheory.softmax_policy import LinearPolicy, NeuralPolicy, TabularPolicy, softmax_policy
+from pgtheory.training import (
+    Episodes,
+    PPOTrainer,
+    Record,
+    Trainer,
+    reinforce_runs,
+    sample_episodes,
+    sample_rollout,
+    surrogate_runs,
+)
+from pgtheory.training._reinforce_runs import _move_each_step
+from pgtheory.trajectories import Trajectories, enumerate_trajectories, sample_trajectories
 
 F64 = torch.float64
 MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED]
@@ -444,6 +455,135 @@ def test_each_run_has_its_own_step_size_and_baseline() -> None:
     assert torch.equal(runs.baselines[1] != 0, baseline_sizes > 0)
 
 
+# --- many small runs of PPO
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=generator(seed), dtype=F64)
+
+
+def short_mdp() -> FiniteMDP:
+    """Three states, random outcomes, over after at most three steps."""
+    outcomes = []
+    rng = generator(5)
+    for s, a in itertools.product(range(3), range(2)):
+        p = float(torch.rand((), generator=rng, dtype=F64))
+        outcomes += [(s, a, 3, 1.0 + s - a, p), (s, a, min(s + 1, 3), -1.0 + 2 * a, 1 - p)]
+    return FiniteMDP.from_outcomes(outcomes, n_states=4, n_actions=2, initial=[0.7, 0.3, 0.0, 0.0], terminal=[3])
+
+
+def test_one_epoch_of_a_run_without_critic_is_one_reinforce_step_on_its_own_episodes() -> None:
+    """The bandit is deterministic given the action, so the possible steps can be listed."""
+    mdp, start = gallery.bandit([1.0, 0.5]), torch.zeros(40, 2, 2, dtype=F64)
+    runs = surrogate_runs(
+        mdp,
+        start,
+        1.0,
+        n_updates=1,
+        n_episodes=1,
+        horizon=1,
+        step_size=0.1,
+        critic_step_size=0.0,
+        generator=generator(),
+    )
+    steps = runs.preferences[:, 0, 0]
+    # G (1 − π) for the first arm, −G π for the second, with π = 1/2
+    assert sorted({round(x, 12) for x in steps.tolist()}) == [-0.025, 0.05]
+    assert runs.steps.tolist() == [[0] * 40, [1] * 40]
+    assert runs.performance[0].tolist() == [0.75] * 40
+
+
+def test_the_mean_first_step_of_many_runs_is_the_policy_gradient() -> None:
+    """A sum over steps, a mean over episodes. Eight entries, five standard errors: a false alarm in about 2e-6."""
+    mdp, n_runs = short_mdp(), 2_000
+    h = randn(4, 2).expand(n_runs, 4, 2)
+    options = {"n_updates": 1, "n_episodes": 4, "horizon": 3, "critic_step_size": 0.0, "generator": generator()}
+    runs = surrogate_runs(mdp, h, 1.0, step_size=1.0, **options)  # type: ignore[arg-type]
+    moves = runs.preferences - h
+    error = moves.std(0) / math.sqrt(n_runs)
+    assert ((moves.mean(0) - exact_policy_gradient(mdp, h[0], 1.0)).abs() <= 5 * error).all()
+
+
+def test_the_critic_moves_to_the_mean_return_of_each_state() -> None:
+    """With the bandit's second batch the advantage of an arm is its reward minus the mean reward of the first batch."""
+    mdp, start = gallery.bandit([1.0, 1.0]), torch.zeros(3, 2, 2, dtype=F64)
+    runs = surrogate_runs(mdp, start, 1.0, n_updates=3, n_episodes=5, horizon=1, step_size=1.0, generator=generator())
+    once = surrogate_runs(mdp, start, 1.0, n_updates=1, n_episodes=5, horizon=1, step_size=1.0, generator=generator())
+    torch.testing.assert_close(runs.preferences, once.preferences)  # after one batch nothing is left to learn
+    assert not torch.equal(once.preferences, start)
+
+
+def test_runs_sample_the_outcomes_of_the_mdp() -> None:
+    """A fixed policy (step size 0): lengths of episodes have the exact mean. Chance of a false alarm below 1e-6."""
+    mdp = short_mdp()
+    h = randn(1, 4, 2).expand(2, 4, 2)
+    runs = surrogate_runs(mdp, h, 1.0, n_updates=1, n_episodes=5_000, horizon=3, step_size=0.0, generator=generator())
+    trajectories, p = enumerate_trajectories(mdp, softmax_policy(h[0], available=mdp.available), horizon=3)
+    lengths = trajectories.mask.sum(-1).double()
+    mean, variance = p @ lengths, p @ lengths.square() - (p @ lengths).square()
+    bound = 5 * math.sqrt(float(variance) / 5_000)
+    assert all(abs(float(steps) / 5_000 - float(mean)) < bound for steps in runs.steps[1])
+
+
+def test_ppo_learns_the_corridor_in_every_run() -> None:
+    mdp = gallery.gridworld_4x4()
+    start = torch.zeros(6, mdp.n_states, mdp.n_actions, dtype=F64)
+    options = {"n_updates": 15, "n_episodes": 8, "horizon": 60, "generator": generator()}
+    ppo = surrogate_runs(mdp, start, 1.0, step_size=0.2, n_epochs=8, clip=0.2, lam=0.95, **options)  # type: ignore[arg-type]
+    assert (ppo.performance[-1] > ppo.performance[0] / 2).all()
+
+
+# --- PPO on environments
+
+
+def test_a_rollout_never_shows_the_reset_state_as_the_next_state() -> None:
+    """CartPole restarts near 0 after it has fallen: the next state of a last step must be the fallen one."""
+    envs = gymnasium.make_vec("CartPole-v1", num_envs=3)
+    torch.manual_seed(0)
+    rollout = sample_rollout(envs, NeuralPolicy(4, 2), n_steps=120, generator=generator())
+    ends = rollout.terminated
+    assert ends.any()
+    assert not rollout.truncated.any()
+    fallen = (rollout.next_states[..., 2].abs() > math.radians(12)) | (rollout.next_states[..., 0].abs() > 2.4)
+    assert torch.equal(fallen & rollout.mask, ends)
+    after = torch.nn.functional.pad(ends[:, :-1], (1, 0))
+    assert torch.equal(~rollout.mask, after)
+    assert torch.equal(rollout.states[:, 1:], rollout.next_states[:, :-1])
+    assert rollout.rewards.sum() == rollout.mask.sum()
+
+
+def test_a_time_limit_is_a_truncation_and_not_a_termination() -> None:
+    envs = gymnasium.make_vec("CartPole-v1", num_envs=2, max_episode_steps=4, vectorization_mode="sync")
+    rollout = sample_rollout(envs, NeuralPolicy(4, 2), n_steps=10, generator=generator())
+    assert not rollout.terminated.any()
+    assert rollout.truncated.int().tolist() == [[0, 0, 0, 1, 0, 0, 0, 0, 1, 0]] * 2
+    assert rollout.mask.int().tolist() == [[1, 1, 1, 1, 0, 1, 1, 1, 1, 0]] * 2
+
+
+def test_the_trainer_is_reproducible_and_counts_steps_and_rewards() -> None:
+    def run() -> tuple[list[Any], Tensor]:
+        torch.manual_seed(0)
+        policy, critic = NeuralPolicy(4, 2, hidden=(8,)), torch.nn.Linear(4, 1)
+        adam = torch.optim.Adam([*policy.parameters(), *critic.parameters()], lr=1e-2)
+        envs = gymnasium.make_vec("CartPole-v1", num_envs=4)
+        trainer = PPOTrainer(policy, critic, envs, 0.99, optimizer=adam, n_steps=40, generator=generator())
+        return trainer.run(3), next(policy.parameters()).detach().clone()
+
+    (records, parameters), (again, same) = run(), run()
+    assert records == again
+    assert torch.equal(parameters, same)
+    assert 140 <= records[0].steps <= 160
+    assert 8 < records[0].total_reward < 60
+    assert records[0].kl > 0
+
+
+def test_another_autoreset_mode_is_refused() -> None:
+    same = AutoresetMode.SAME_STEP
+    envs = SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")], autoreset_mode=same)
+    with pytest.raises(ValueError, match="autoreset mode SAME_STEP, expected NEXT_STEP"):
+        sample_rollout(envs, NeuralPolicy(4, 2), n_steps=1)
+
+
 # --- bad input
 
 
@@ -518,6 +658,30 @@ FAULTS = [
         ValueError,
         "lacks an action at s=1, a=0",
         id="missing action",
+    ),
+    pytest.param(
+        lambda: surrogate_runs(short_mdp(), randn(4, 2), 1.0, n_updates=1, n_episodes=1, horizon=1, step_size=1.0),
+        ValueError,
+        r"preferences has shape \[4, 2\], expected 3 axes",
+        id="runs-shape",
+    ),
+    pytest.param(
+        lambda: surrogate_runs(short_mdp(), randn(1, 4, 2), 1.0, n_updates=0, n_episodes=1, horizon=1, step_size=1.0),
+        ValueError,
+        "n_updates must be at least 1",
+        id="runs-updates",
+    ),
+    pytest.param(
+        lambda: sample_rollout(gymnasium.make("CartPole-v1"), NeuralPolicy(4, 2), n_steps=1),
+        TypeError,
+        "envs must be a gymnasium.vector.VectorEnv",
+        id="rollout-envs",
+    ),
+    pytest.param(
+        lambda: sample_rollout(gymnasium.make_vec("CartPole-v1"), NeuralPolicy(4, 2), n_steps=0),
+        ValueError,
+        "n_steps must be at least 1",
+        id="rollout-steps",
     ),
 ]
 

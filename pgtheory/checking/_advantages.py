@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pgtheory.advantages import generalized_advantages
 from pgtheory.checking._engine import Case, Form, close, examine, invoke, misunderstood, shaped, unflattened
 from pgtheory.checking._forms import (
     CONTAINERS,
@@ -23,7 +24,6 @@ from pgtheory.checking._forms import (
     role_of,
 )
 from pgtheory.checking._report import Mistake, Report, arxiv, issue, pull
-from pgtheory.surrogates import generalized_advantages
 
 _F64 = torch.float64
 _GAE = arxiv("Schulman et al., 2016, eq. (16) (the right form)", "1506.02438")

@@ -10,10 +10,10 @@ import scipy.signal
 import torch
 from torch import Tensor
 
+from pgtheory.advantages import generalized_advantages
 from pgtheory.checking._advantages import MISTAKES, _Reading, cases, check_advantages
 from pgtheory.checking._forms import UnknownForm
 from pgtheory.checking._report import Mistake
-from pgtheory.surrogates import generalized_advantages
 
 VARIANTS = [(mistake, f) for mistake in MISTAKES for f in mistake.implementations]
 CANONICAL = {"rewards", "values", "next_values", "gamma", "lam", "terminated", "truncated"}

@@ -12,8 +12,8 @@ from pgtheory.checking import UnknownForm
 from pgtheory.checking._engine import call_quietly
 from pgtheory.checking._grpo import AVERAGES, GROUP_ADVANTAGES, MISTAKES, _case, _grid, check_grpo, group_advantages
 from pgtheory.checking._ppo import LEVELS, SURROGATES
+from pgtheory.groups import group_bias_ledger, group_loss_variants, grpo_loss
 from pgtheory.mdp import FiniteMDP
-from pgtheory.surrogates import group_bias_ledger, group_loss_variants, grpo_loss
 
 IMPLEMENTATIONS = [(m, f) for m in MISTAKES for f in m.implementations]
 RIGHT: dict[str, Callable[..., Any]] = {}

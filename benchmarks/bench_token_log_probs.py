@@ -1,4 +1,4 @@
-"""Per-token log-probabilities over a large vocabulary against `log_softmax` and `gather`; advantages against a loop."""
+"""Per-token log-probabilities over a large vocabulary against `log_softmax` and `gather`."""
 
 from functools import partial
 
@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import Case, Run
-from pgtheory.surrogates import generalized_advantages, projected_token_log_probs, token_log_probs
+from pgtheory.token_log_probs import projected_token_log_probs, token_log_probs
 
 TOKENS = (8, 512)
 VOCABULARY = 128_256
 WIDTH = 64
-STEPS = (64, 2048)
 PLAIN = "log_softmax, gather"
 
 
@@ -49,43 +48,12 @@ def projected(*, lean: bool) -> Run:
     return run
 
 
-def steps() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    rewards, values, next_values = torch.randn(3, *STEPS, generator=seeded()).unbind()
-    return rewards, values, next_values, torch.rand(STEPS, generator=seeded()) < 0.01
-
-
-def ours() -> Run:
-    rewards, values, next_values, terminated = steps()
-    return partial(generalized_advantages, rewards, values, next_values, 0.99, 0.95, terminated=terminated)
-
-
-def loop() -> Run:
-    rewards, values, next_values, terminated = steps()
-
-    def run() -> Tensor:
-        goes_on = (~terminated).to(rewards.dtype)
-        errors = rewards + 0.99 * goes_on * next_values - values
-        result, later = torch.empty_like(errors), torch.zeros(STEPS[0])
-        for t in reversed(range(STEPS[1])):
-            later = errors[:, t] + 0.99 * 0.95 * goes_on[:, t] * later
-            result[:, t] = later
-        return result
-
-    return run
-
-
-def agree(found: object, expected: object) -> None:
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
-
-
 def cases() -> list[Case]:
     large = 4 * TOKENS[0] * TOKENS[1] * VOCABULARY
     shape = f"[{TOKENS[0]}, {TOKENS[1]}, {VOCABULARY}]"
     lean, plain = partial(forward_and_backward, lean=True), partial(forward_and_backward, lean=False)
     from_hidden, from_logits = partial(projected, lean=True), partial(projected, lean=False)
-    small = 4 * STEPS[0] * STEPS[1]
     return [
         Case(f"token_log_probs {shape}, and gradient", lean, plain, PLAIN, None, large),
         Case(f"projected_token_log_probs {shape}, and gradient", from_hidden, from_logits, PLAIN, None, large),
-        Case(f"generalized_advantages {list(STEPS)}", ours, loop, "a loop over time", None, small, agree=agree),
     ]

@@ -1,0 +1,17 @@
+"""Tables over the states, or the states and actions, of an MDP."""
+
+from torch import Tensor
+
+from pgtheory import _checks
+from pgtheory.mdp import FiniteMDP
+
+
+def check_table(mdp: FiniteMDP, name: str, table: Tensor, ndim: int) -> None:
+    """Raise unless `table` ends with the axes [S, A], or [S] where it has only one axis."""
+    _checks.check_floating(name, table)
+    _checks.check_same_kind(name, table, "mdp", mdp.rewards)
+    expected = (mdp.n_states, mdp.n_actions) if ndim > 1 else (mdp.n_states,)
+    _checks.check_trailing_shape(name, table, expected)
+    if table.ndim != ndim:
+        raise ValueError(f"{name} has shape {list(table.shape)}, expected {ndim} axes")
+    _checks.check_no_nan(name, table)

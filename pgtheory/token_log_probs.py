@@ -1,0 +1,214 @@
+r"""The log-probabilities of tokens, a few rows of the logits at a time.
+
+The name `pgtheory.token_log_probs` is the function; this module is reached by
+`from pgtheory.token_log_probs import ...`.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pgtheory import _checks
+
+__all__ = [
+    "projected_token_log_probs",
+    "token_log_probs",
+]
+
+# How many logits one chunk works on at a time.
+CHUNK = 2**22
+
+
+def token_log_probs(logits: Float[Tensor, "*batch V"], tokens: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    r"""The log-probabilities of tokens under the softmax of logits, without a second copy of the logits.
+
+    Equation :eq:`eq-token-log-prob`: :math:`\ln \pi(y_t) = z_{y_t} - \ln \sum_v e^{z_v}`. `log_softmax` followed by
+    `gather` keeps a second tensor as large as the logits, and makes two more on the way back. Here the rows are worked
+    on a few at a time, forward and backward, and the only large tensor that is made is the gradient itself. Inside
+    `torch.func` and `torch.compile`, and for second derivatives, the plain form is used.
+
+    Args:
+        logits: one row of preferences for each token; :math:`-\infty` for a token that is not available.
+        tokens: the tokens, with the shape of `logits` without its last axis.
+
+    Returns:
+        One log-probability for each token, in the dtype of the logits; sums are taken in at least float32.
+
+    Raises:
+        ValueError: shapes or devices differ; a token is outside the vocabulary; a row of the logits holds NaN or
+            +inf, or nothing above -inf.
+        TypeError: `logits` is not a floating-point tensor, or `tokens` not one of integers.
+
+    Source:
+        Chunks that are computed again on the way back: Chen, Xu, Zhang and Guestrin, "Training Deep Nets with Sublinear
+        Memory Cost", 2016; in this place Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", 2025.
+
+    Example:
+        >>> token_log_probs(torch.tensor([[0.0, 0.0], [0.0, 100.0]]), torch.tensor([1, 1]))
+        tensor([-0.6931,  0.0000])
+    """
+    _checks.check_floating("logits", logits)
+    _checks.check_at_least_1d("logits", logits, "the vocabulary")
+    _check_tokens(tokens, logits.shape, "logits", logits)
+    if _checks.is_traced(logits, tokens):
+        return _plain_token_log_probs(logits, tokens)
+    log_probs, log_normalizer = _apply(_TokenLogProbs, logits, tokens.long())
+    _check_normalizers("logits", log_normalizer)
+    return log_probs
+
+
+def projected_token_log_probs(
+    hidden: Float[Tensor, "*batch D"], weight: Float[Tensor, "V D"], tokens: Int[Tensor, "*batch"]
+) -> Float[Tensor, "*batch"]:
+    r"""`token_log_probs` of the logits :math:`z = W x`, which are never all in memory.
+
+    Equation :eq:`eq-token-log-prob`. The logits are made a few rows at a time, forward and backward.
+
+    Args:
+        hidden: the last hidden states x.
+        weight: the output embedding W.
+        tokens: the tokens.
+
+    Returns:
+        One log-probability for each token, differentiable in `hidden` and `weight`.
+
+    Raises:
+        ValueError: shapes or devices differ; a token is outside the vocabulary; a logit is NaN or +inf.
+        TypeError: a tensor has the wrong dtype.
+
+    Source:
+        As `token_log_probs`.
+
+    Example:
+        >>> projected_token_log_probs(torch.ones(1, 2), torch.zeros(4, 2), torch.tensor([3]))
+        tensor([-1.3863])
+    """
+    _checks.check_floating("hidden", hidden)
+    _checks.check_floating("weight", weight)
+    _checks.check_same_kind("weight", weight, "hidden", hidden)
+    _checks.check_at_least_1d("hidden", hidden, "the hidden state")
+    if weight.ndim != 2 or weight.shape[1] != hidden.shape[-1]:
+        raise ValueError(f"weight has shape {list(weight.shape)}, expected [V, {hidden.shape[-1]}]")
+    _check_tokens(tokens, (*hidden.shape[:-1], weight.shape[0]), "hidden", hidden)
+    if _checks.is_traced(hidden, weight, tokens):
+        return _plain_token_log_probs(hidden @ weight.T, tokens)
+    log_probs, log_normalizer = _apply(_ProjectedTokenLogProbs, hidden, weight, tokens.long())
+    _check_normalizers("hidden @ weight.T", log_normalizer)
+    return log_probs
+
+
+class _TokenLogProbs(torch.autograd.Function):
+    """Log-probabilities and normalisers row by row; the softmax is computed again on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """See `token_log_probs`."""
+        kind = torch.promote_types(logits.dtype, torch.float32)
+        chosen, normalizer = (torch.empty(tokens.shape, dtype=kind, device=logits.device) for _ in range(2))
+        for rows, token, out, total in _row_chunks(logits, tokens, chosen, normalizer):
+            _fill_log_probs(rows.to(kind), token, out, total)
+        ctx.save_for_backward(logits, tokens, normalizer)
+        ctx.mark_non_differentiable(normalizer)
+        return chosen.to(logits.dtype), normalizer
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor, _: Tensor) -> tuple[Tensor, None]:
+        """∂/∂z = g (e_y − softmax(z)), written chunk by chunk."""
+        logits, tokens, normalizer = ctx.saved_tensors
+        if torch.is_grad_enabled():  # second derivatives
+            return _plain_slope(logits, tokens, slope), None
+        gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+        for rows, token, total, g, out in _row_chunks(logits, tokens, normalizer, slope, gradient):
+            out.copy_(_logit_slopes(rows.to(normalizer.dtype), token, total, g.to(normalizer.dtype)))
+        return gradient, None
+
+
+class _ProjectedTokenLogProbs(torch.autograd.Function):
+    """The same for logits that are made, and made again, from hidden states."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """See `projected_token_log_probs`."""
+        kind = torch.promote_types(hidden.dtype, torch.float32)
+        chosen, normalizer = (torch.empty(tokens.shape, dtype=kind, device=hidden.device) for _ in range(2))
+        for rows, token, out, total in _row_chunks(hidden, tokens, chosen, normalizer, width=len(weight)):
+            _fill_log_probs((rows @ weight.T).to(kind), token, out, total)
+        ctx.save_for_backward(hidden, weight, tokens, normalizer)
+        ctx.mark_non_differentiable(normalizer)
+        return chosen.to(hidden.dtype), normalizer
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
+        """∂/∂x = Wᵀ ∂/∂z and ∂/∂W = ∂/∂z xᵀ, summed chunk by chunk."""
+        hidden, weight, tokens, normalizer = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            slopes = _plain_slope(hidden @ weight.T, tokens, slope)
+            return slopes @ weight, slopes.flatten(0, -2).T @ hidden.flatten(0, -2), None
+        kind, to_hidden = normalizer.dtype, torch.empty(hidden.shape, dtype=hidden.dtype, device=hidden.device)
+        to_weight = torch.zeros(weight.shape, dtype=kind, device=weight.device)
+        columns = (hidden, tokens, normalizer, slope, to_hidden)
+        for rows, token, total, g, out in _row_chunks(*columns, width=len(weight)):
+            slopes = _logit_slopes((rows @ weight.T).to(kind), token, total, g.to(kind))
+            out.copy_(slopes.to(weight.dtype) @ weight)
+            to_weight.addmm_(slopes.T, rows.to(kind))
+        return to_hidden, to_weight.to(weight.dtype), None
+
+
+def _apply(function: type[torch.autograd.Function], *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    log_probs, normalizer = function.apply(*tensors)  # type: ignore[no-untyped-call]
+    return log_probs, normalizer
+
+
+def _row_chunks(first: Tensor, *others: Tensor, width: int | None = None) -> Iterator[tuple[Tensor, ...]]:
+    """Views of some rows of each tensor, with CHUNK numbers (of `width` in a row) at a time; nothing is copied."""
+    rows = first.shape[:-1]
+    if len(rows) == 0:
+        yield (first.unsqueeze(0), *(x.unsqueeze(0) for x in others))
+    elif len(rows) == 1:
+        n = max(1, CHUNK // (first.shape[-1] if width is None else width))
+        yield from zip(*(torch.split(x, n) for x in (first, *others)), strict=True)
+    else:  # flattening would copy logits that are a slice of something larger
+        for part in zip(first.unbind(0), *(x.unbind(0) for x in others), strict=True):
+            yield from _row_chunks(*part, width=width)
+
+
+def _fill_log_probs(rows: Tensor, tokens: Tensor, log_probs: Tensor, normalizers: Tensor) -> None:
+    # z_y − m − ln Σ_v exp(z_v − m) with m = max z
+    largest = rows.amax(-1)
+    log_sum = (rows - largest.unsqueeze(-1)).exp_().sum(-1).log_()
+    log_probs.copy_(rows.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - largest - log_sum)
+    normalizers.copy_(largest + log_sum)
+
+
+def _logit_slopes(rows: Tensor, tokens: Tensor, normalizers: Tensor, slopes: Tensor) -> Tensor:
+    # g (e_y − softmax(z))
+    result = (rows - normalizers.unsqueeze(-1)).exp_().mul_(-slopes.unsqueeze(-1))
+    return result.scatter_add_(-1, tokens.unsqueeze(-1), slopes.unsqueeze(-1))
+
+
+def _plain_token_log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
+    return torch.log_softmax(logits, -1).gather(-1, tokens.long().unsqueeze(-1)).squeeze(-1)
+
+
+def _plain_slope(logits: Tensor, tokens: Tensor, slope: Tensor) -> Tensor:
+    one_hot = torch.nn.functional.one_hot(tokens, logits.shape[-1])
+    return slope.unsqueeze(-1) * (one_hot - torch.softmax(logits, -1))
+
+
+def _check_tokens(tokens: Tensor, shape: tuple[int, ...], name: str, other: Tensor) -> None:
+    _checks.check_integer_tensor("tokens", tokens)
+    _checks.check_same_device("tokens", tokens, name, other)
+    if tokens.shape != shape[:-1]:
+        raise ValueError(f"tokens has shape {list(tokens.shape)}, expected {list(shape[:-1])}: one for each row")
+    if not _checks.is_traced(tokens) and (bad := (tokens < 0) | (tokens >= shape[-1])).any():
+        place = _checks.first_place(bad)
+        raise ValueError(f"tokens is {tokens[bad][0].item()} at {place}, outside the vocabulary 0..{shape[-1] - 1}")
+
+
+def _check_normalizers(name: str, log_normalizer: Tensor) -> None:
+    if not log_normalizer.isfinite().all():
+        place = _checks.first_place(~log_normalizer.isfinite())
+        raise ValueError(f"{name} holds NaN or +inf, or nothing above -inf, in row {place}")

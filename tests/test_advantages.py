@@ -1,0 +1,261 @@
+"""Generalized advantages against their definition, term by term, and their moments against all trajectories."""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pgtheory.advantages import generalized_advantage_moments, generalized_advantages
+from pgtheory.mdp import FiniteMDP, equiprobable_policy
+from pgtheory.softmax_policy import softmax_policy
+from pgtheory.trajectories import enumerate_trajectories
+from pgtheory.value_functions import advantages as exact_advantages
+from pgtheory.value_functions import state_values
+
+F64 = torch.float64
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=seeded(seed), dtype=F64)
+
+
+def short_mdp() -> FiniteMDP:
+    """Three states, random outcomes, over after at most three steps."""
+    outcomes = []
+    rng = seeded(5)
+    for s, a in itertools.product(range(3), range(2)):
+        p = float(torch.rand((), generator=rng, dtype=F64))
+        outcomes += [(s, a, 3, 1.0 + s - a, p), (s, a, min(s + 1, 3), -1.0 + 2 * a, 1 - p)]
+    return FiniteMDP.from_outcomes(outcomes, n_states=4, n_actions=2, initial=[0.7, 0.3, 0.0, 0.0], terminal=[3])
+
+
+def gae_by_definition(
+    rewards: Any, values: Any, next_values: Any, gamma: float, lam: float, terminated: Any, truncated: Any, mask: Any
+) -> list[float]:
+    """The sum of exponentially weighted TD errors, term by term, from each step to the end of its episode."""
+    n, result = len(rewards), []
+    for t in range(n):
+        total, k = 0.0, t
+        while k < n and mask[k]:
+            bootstrap = 0.0 if terminated[k] else gamma * next_values[k]
+            total += (gamma * lam) ** (k - t) * (rewards[k] + bootstrap - values[k])
+            if terminated[k] or truncated[k]:
+                break
+            k += 1
+        result.append(float(total))
+    return result
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(
+    st.integers(1, 40), st.integers(0, 10_000), st.sampled_from([0.0, 0.5, 0.97, 1.0]), st.sampled_from([0.0, 0.9, 1.0])
+)
+def test_generalized_advantages_are_their_definition(n: int, seed: int, gamma: float, lam: float) -> None:
+    rewards, values, next_values = randn(3, n, seed=seed)
+    draw = torch.rand(n, generator=seeded(seed + 1))
+    terminated, truncated, mask = draw < 0.1, (draw >= 0.1) & (draw < 0.2), draw < 0.9
+    read = torch.where(mask, 0.0, torch.nan)
+    found = generalized_advantages(
+        rewards + read,
+        values + read,
+        torch.where(terminated, torch.nan, next_values + read),
+        gamma,
+        lam,
+        terminated=terminated,
+        truncated=truncated,
+        mask=mask,
+    )
+    expected = gae_by_definition(rewards, values, next_values, gamma, lam, terminated, truncated, mask)
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=F64), atol=1e-10, rtol=1e-10)
+
+
+def test_lambda_zero_is_the_td_error_and_lambda_one_the_return_minus_the_value() -> None:
+    rewards, values = randn(2, 6)
+    next_values, gamma = torch.cat([values[1:], torch.zeros(1, dtype=F64)]), 0.9
+    ends = torch.arange(6) == 5
+    returns = [sum(gamma ** (k - t) * float(rewards[k]) for k in range(t, 6)) for t in range(6)]
+    td = generalized_advantages(rewards, values, next_values, gamma, 0.0, terminated=ends)
+    torch.testing.assert_close(td, rewards + gamma * next_values - values)
+    whole = generalized_advantages(rewards, values, next_values, gamma, 1.0, terminated=ends)
+    torch.testing.assert_close(whole, torch.tensor(returns, dtype=F64) - values)
+
+
+def test_a_truncated_step_bootstraps_and_a_terminated_one_does_not() -> None:
+    one, no, yes = torch.ones(1, dtype=F64), torch.tensor([False]), torch.tensor([True])
+    arguments = (one, 2 * one, 10 * one, 0.5, 0.9)
+    assert generalized_advantages(*arguments, terminated=yes).item() == 1.0 - 2.0
+    assert generalized_advantages(*arguments, terminated=no, truncated=yes).item() == 1.0 + 0.5 * 10.0 - 2.0
+
+
+def test_the_value_of_the_reset_state_is_not_the_value_of_the_next_state() -> None:
+    """Two episodes in one row: shifting `values` by one, as is often done, gives another result at the truncation."""
+    rewards, values, next_values = randn(3, 4)
+    cut = torch.tensor([False, True, False, False])
+    none = torch.zeros(4, dtype=torch.bool)
+    right = generalized_advantages(rewards, values, next_values, 1.0, 0.5, terminated=none, truncated=cut)
+    reset = torch.cat([values[1:], next_values[-1:]])
+    wrong = generalized_advantages(rewards, values, reset, 1.0, 0.5, terminated=none, truncated=cut)
+    assert (right[1] - wrong[1]).item() == pytest.approx(float(next_values[1] - values[2]))
+    assert right[0] != wrong[0]
+
+
+def test_nothing_crosses_the_end_of_an_episode() -> None:
+    rewards = torch.tensor([1.0, 1.0, math.inf], dtype=F64)
+    zeros = torch.zeros(3, dtype=F64)
+    mask = torch.tensor([True, True, False])
+    found = generalized_advantages(
+        rewards, zeros, zeros, 1.0, 1.0, terminated=torch.tensor([False, True, False]), mask=mask
+    )
+    assert found.tolist() == [2.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.4, 0.95, 1.0])
+@pytest.mark.parametrize("right_values", [True, False])
+def test_moments_of_generalized_advantages_are_those_of_all_trajectories(lam: float, right_values: bool) -> None:
+    mdp, gamma = short_mdp(), 0.9
+    policy = softmax_policy(randn(4, 2), available=mdp.available)
+    values = state_values(mdp, policy, gamma) if right_values else randn(4, seed=9)
+    mean, variance = generalized_advantage_moments(mdp, policy, values, gamma, lam)
+    safe = torch.where(mdp.terminal, 0.0, values)
+    for s, a in itertools.product(range(3), range(2)):
+        start = torch.zeros(4, dtype=F64).index_fill(0, torch.tensor(s), 1.0)
+        model = FiniteMDP(**{**{f: getattr(mdp, f) for f in mdp.__dataclass_fields__}, "initial": start})
+        first = torch.stack([policy] * 3)
+        first[0, s] = torch.eye(2, dtype=F64)[a]
+        paths, p = enumerate_trajectories(model, first, horizon=3)
+        found = [
+            gae_by_definition(r, safe[x[:-1]], safe[x[1:]], gamma, lam, mdp.terminal[x[1:]], [False] * 3, m)[0]
+            for r, x, m in zip(paths.rewards, paths.states, paths.mask, strict=True)
+        ]
+        sampled = torch.tensor(found, dtype=F64)
+        average = p @ sampled
+        assert float(mean[s, a]) == pytest.approx(float(average), abs=1e-12)
+        assert float(variance[s, a]) == pytest.approx(float(p @ (sampled - average).square()), abs=1e-12)
+
+
+def test_with_the_true_values_every_lambda_is_unbiased_and_with_lambda_one_any_values_are() -> None:
+    mdp, gamma = short_mdp(), 0.9
+    policy = softmax_policy(randn(4, 2), available=mdp.available)
+    truth, values, wrong = exact_advantages(mdp, policy, gamma), state_values(mdp, policy, gamma), randn(4, seed=9)
+    for lam in (0.0, 0.5, 1.0):
+        torch.testing.assert_close(generalized_advantage_moments(mdp, policy, values, gamma, lam).mean, truth)
+    mean = generalized_advantage_moments(mdp, policy, wrong, gamma, 1.0).mean
+    shift = torch.where(mdp.terminal, 0.0, values - wrong)[:, None]
+    torch.testing.assert_close(mean, truth + shift)
+    biased = generalized_advantage_moments(mdp, policy, wrong, gamma, 0.0).mean
+    assert not torch.allclose(
+        (biased - truth)[0, 0], (biased - truth)[0, 1]
+    )  # differs by action: the gradient is biased
+
+
+# --- derivatives and transforms
+
+
+def test_first_and_second_derivatives_agree_with_differences() -> None:
+    x, old, weights = randn(3, 4)
+    mask = torch.tensor([True, True, False, True])
+    leaf = x.requires_grad_()
+    functions: list[Callable[..., Tensor]] = [
+        lambda z: generalized_advantages(z, old, weights, 0.9, 0.8, terminated=~mask),
+        lambda z: generalized_advantages(old, z, weights, 0.9, 0.8, terminated=~mask),
+        lambda z: generalized_advantages(old, weights, z, 0.9, 0.8, terminated=~mask),
+    ]
+    for function in functions:
+        assert torch.autograd.gradcheck(function, (leaf,))
+        assert torch.autograd.gradgradcheck(function, (leaf,))
+
+
+def test_they_run_under_vmap() -> None:
+    rewards, values, next_values = randn(3, 5, 2, 3)
+    ends = torch.zeros(5, 2, 3, dtype=torch.bool)
+    each = torch.func.vmap(lambda r, v, n, e: generalized_advantages(r, v, n, 0.9, 0.5, terminated=e))(
+        rewards, values, next_values, ends
+    )
+    whole = generalized_advantages(rewards, values, next_values, 0.9, 0.5, terminated=ends)
+    torch.testing.assert_close(each, whole)
+
+
+def test_they_compile_without_a_graph_break() -> None:
+    rewards, values, next_values = randn(3, 2, 3, 4)
+    mask = torch.arange(4) < torch.tensor([[4, 1, 2], [3, 4, 1]])[..., None]
+
+    def gae(x: Tensor) -> Tensor:
+        return generalized_advantages(x, values, next_values, 0.9, 0.8, terminated=~mask, mask=mask)
+
+    torch.testing.assert_close(torch.compile(gae, fullgraph=True, backend="eager")(rewards), gae(rewards))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_dtype_is_kept(dtype: torch.dtype) -> None:
+    x, flags = torch.zeros(2, 3, dtype=dtype), torch.ones(2, 3, dtype=torch.bool)
+    assert generalized_advantages(x, x, x, 1.0, 0.5, terminated=flags).dtype == dtype
+
+
+# --- bad input
+
+X = torch.zeros(2, 3, dtype=F64)
+M = torch.ones(2, 3, dtype=torch.bool)
+NAN = torch.full((2, 3), math.nan, dtype=F64)
+
+
+def gae(**changes: Any) -> Tensor:
+    arguments = {"rewards": X, "values": X, "next_values": X, "gamma": 0.9, "lam": 0.9, "terminated": ~M} | changes
+    return generalized_advantages(**arguments)
+
+
+BAD: list[tuple[str, Callable[[], object], type[Exception], str]] = [
+    ("gae-gamma", lambda: gae(gamma=1.5), ValueError, r"gamma must be in \[0, 1\], not 1.5"),
+    ("gae-lam", lambda: gae(lam=-0.1), ValueError, r"lam must be in \[0, 1\], not -0.1"),
+    ("gae-rewards-int", lambda: gae(rewards=X.long()), TypeError, "rewards must hold floating-point numbers"),
+    ("gae-rewards-scalar", lambda: gae(rewards=X.sum()), ValueError, "rewards is a scalar"),
+    ("gae-rewards-nan", lambda: gae(rewards=NAN), ValueError, r"rewards is nan at \[0, 0\]"),
+    ("gae-values-shape", lambda: gae(values=X[0]), ValueError, r"values has shape \[3\] but rewards has \[2, 3\]"),
+    ("gae-values-dtype", lambda: gae(values=X.float()), TypeError, "values is torch.float32 but rewards is"),
+    ("gae-next-nan", lambda: gae(next_values=NAN), ValueError, r"next_values is nan at \[0, 0\]"),
+    ("gae-terminated-int", lambda: gae(terminated=M.long()), TypeError, "terminated must be boolean"),
+    ("gae-terminated-none", lambda: gae(terminated=None), TypeError, "terminated must be a torch.Tensor"),
+    ("gae-truncated-shape", lambda: gae(truncated=M[0]), ValueError, r"truncated has shape \[3\] but rewards has"),
+    (
+        "gae-both",
+        lambda: gae(terminated=M, truncated=M),
+        ValueError,
+        r"terminated and truncated are both True at \[0, 0\]",
+    ),
+    ("gae-mask-float", lambda: gae(mask=X), TypeError, "mask must be boolean"),
+    (
+        "moments-policy",
+        lambda: generalized_advantage_moments(short_mdp(), torch.zeros(4, 2, dtype=F64), X[0], 1.0, 1.0),
+        ValueError,
+        "policy",
+    ),
+    (
+        "moments-values",
+        lambda: generalized_advantage_moments(short_mdp(), equiprobable_policy(short_mdp()), X[0], 1.0, 1.0),
+        ValueError,
+        r"values has shape \[3\], expected \[\.\.\., 4\]",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
+def test_bad_input_is_named(call: Callable[[], object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_inputs_are_not_modified() -> None:
+    inputs = [randn(2, 3, 4, seed=s) for s in range(3)]
+    copies = [x.clone() for x in inputs]
+    generalized_advantages(*inputs, 0.9, 0.9, terminated=torch.zeros(2, 3, 4, dtype=torch.bool))
+    for x, copy in zip(inputs, copies, strict=True):
+        assert torch.equal(x, copy)

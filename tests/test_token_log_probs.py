@@ -1,0 +1,155 @@
+"""Log-probabilities of tokens, a few rows at a time, against `log_softmax` of all rows at once."""
+
+import math
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from pgtheory.token_log_probs import projected_token_log_probs, token_log_probs
+
+F64 = torch.float64
+MODULE = sys.modules[token_log_probs.__module__]  # `pgtheory.token_log_probs` is the function
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=seeded(seed), dtype=F64)
+
+
+@pytest.mark.parametrize("shape", [(7,), (5, 7), (2, 3, 7), (2, 2, 3, 7)], ids=str)
+@pytest.mark.parametrize("chunk", [1, 14, 10_000])
+def test_token_log_probs_and_their_gradient_are_those_of_log_softmax(
+    shape: tuple[int, ...], chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MODULE, "CHUNK", chunk)
+    logits, slope = (30 * randn(*shape)).requires_grad_(), randn(*shape[:-1], seed=1)
+    tokens = torch.randint(7, shape[:-1], generator=seeded())
+    plain = torch.log_softmax(logits, -1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    found = token_log_probs(logits, tokens)
+    torch.testing.assert_close(found, plain, atol=1e-13, rtol=1e-13)
+    gradients = [torch.autograd.grad(x, logits, slope)[0] for x in (found, plain)]
+    torch.testing.assert_close(*gradients, atol=1e-14, rtol=1e-12)
+
+
+def test_projected_token_log_probs_and_their_gradients_are_those_of_the_plain_form(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(MODULE, "CHUNK", 14)
+    hidden, weight = randn(2, 5, 3).requires_grad_(), randn(7, 3, seed=1).requires_grad_()
+    tokens, slope = torch.randint(7, (2, 5), generator=seeded()), randn(2, 5, seed=2)
+    plain = torch.log_softmax(hidden @ weight.T, -1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    found = projected_token_log_probs(hidden, weight, tokens)
+    torch.testing.assert_close(found, plain, atol=1e-13, rtol=1e-13)
+    for x, y in zip(*(torch.autograd.grad(z, (hidden, weight), slope) for z in (found, plain)), strict=True):
+        torch.testing.assert_close(x, y, atol=1e-13, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_token_log_probs_of_narrow_types_are_rounded_once(dtype: torch.dtype) -> None:
+    logits, tokens = (10 * randn(6, 50)).to(dtype), torch.arange(6)
+    exact = torch.log_softmax(logits.double(), -1)[torch.arange(6), tokens]
+    found = token_log_probs(logits, tokens)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), exact, rtol=torch.finfo(dtype).eps, atol=1e-5)
+
+
+def test_token_log_probs_keep_no_copy_of_the_logits_nor_of_a_slice_of_them() -> None:
+    whole = randn(2, 5, 700).requires_grad_()
+    tokens, kept = torch.randint(700, (2, 4), generator=seeded()), list[Tensor]()
+
+    def pack(x: Tensor) -> Tensor:
+        kept.append(x)
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        found = token_log_probs(whole[:, :-1], tokens)
+    torch.testing.assert_close(found, torch.log_softmax(whole, -1)[:, :-1].gather(-1, tokens[..., None])[..., 0])
+    large = [x for x in kept if x.numel() > tokens.numel()]
+    assert [x.data_ptr() for x in large] == [whole.data_ptr()]
+
+
+# --- derivatives and transforms
+
+
+def test_first_and_second_derivatives_agree_with_differences() -> None:
+    x, old, weights = randn(3, 4)
+    leaf = x.requires_grad_()
+    functions: list[Callable[..., Tensor]] = [
+        lambda z: token_log_probs(z[None], torch.tensor([2])),
+        lambda z: projected_token_log_probs(z[None], torch.stack([old, weights]), torch.tensor([1])),
+        lambda z: projected_token_log_probs(old[None], torch.stack([z, weights]), torch.tensor([1])),
+    ]
+    for function in functions:
+        assert torch.autograd.gradcheck(function, (leaf,))
+        assert torch.autograd.gradgradcheck(function, (leaf,))
+
+
+def test_they_run_under_vmap() -> None:
+    logits, tokens = randn(5, 2, 3), torch.zeros(5, 2, dtype=torch.long)
+    torch.testing.assert_close(torch.func.vmap(token_log_probs)(logits, tokens), token_log_probs(logits, tokens))
+
+
+# --- bad input
+
+X = torch.zeros(2, 3, dtype=F64)
+NAN = torch.full((2, 3), math.nan, dtype=F64)
+
+BAD: list[tuple[str, Callable[[], object], type[Exception], str]] = [
+    (
+        "tokens-range",
+        lambda: token_log_probs(X, torch.tensor([0, 3])),
+        ValueError,
+        r"tokens is 3 at \[1\], outside the vocabulary 0..2",
+    ),
+    (
+        "tokens-shape",
+        lambda: token_log_probs(X, torch.tensor([0])),
+        ValueError,
+        r"tokens has shape \[1\], expected \[2\]",
+    ),
+    ("tokens-float", lambda: token_log_probs(X, X[:, 0]), TypeError, "tokens must hold integers"),
+    (
+        "logits-nan",
+        lambda: token_log_probs(NAN, torch.tensor([0, 1])),
+        ValueError,
+        r"logits holds NaN or \+inf, or nothing above -inf, in row \[0\]",
+    ),
+    (
+        "logits-int",
+        lambda: token_log_probs(X.long(), torch.tensor([0, 1])),
+        TypeError,
+        "logits must hold floating-point",
+    ),
+    (
+        "weight-shape",
+        lambda: projected_token_log_probs(X, X.T, torch.tensor([0, 1])),
+        ValueError,
+        r"weight has shape \[3, 2\], expected \[V, 3\]",
+    ),
+    (
+        "weight-dtype",
+        lambda: projected_token_log_probs(X, X.float(), torch.tensor([0, 1])),
+        TypeError,
+        "weight is torch.float32",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
+def test_bad_input_is_named(call: Callable[[], object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_inputs_are_not_modified() -> None:
+    logits, tokens = randn(2, 3, 4), torch.zeros(2, 3, dtype=torch.long)
+    copy = logits.clone()
+    token_log_probs(logits, tokens)
+    assert torch.equal(logits, copy)
+    assert (tokens == 0).all()
