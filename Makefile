@@ -77,17 +77,6 @@ help: ## List the targets
 	@$(call install,.venv-peers,bench$(comma)peers)
 
 comma := ,
-say = { printf '%s\n' "make: $(1)" >&2; exit 1; }
-require_python = test -n "$(PYTHON)" || \
-	$(call say,Python 3.11 or newer is needed and was not found; install it or name it: make PYTHON=/path/to/python); \
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
-	$(call say,$(PYTHON) is not Python 3.11 or newer: name one that is: make PYTHON=/path/to/python); \
-	$(PYTHON) -c 'import ensurepip$(comma) venv' 2>/dev/null || \
-	$(call say,$(PYTHON) has no venv module: install it (on Debian and Ubuntu: apt install python3-venv))
+require_python = .ci/install "$(PYTHON)"
 # $(call install,directory,extras): an environment of its own that holds the package, editable, at the locked versions.
-install = $(require_python); echo "installing .[$(2)] into $(1) (once; a few minutes)"; \
-	$(1)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(1) || \
-	$(call say,could not create $(1) with $(PYTHON)); \
-	$(1)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[$(2)]" || \
-	$(call say,the installation failed (see above): with a package index in reach$(comma) run: make distclean && make); \
-	touch $@
+install = .ci/install "$(PYTHON)" $(1) "$(2)" && touch $@
