@@ -71,7 +71,7 @@ from pgtheory.groups import (
     grpo_loss,
     two_answer_lengths,
 )
-from pgtheory.mdp import ActionMask, FiniteMDP, Outcomes, check_policy, equiprobable_policy
+from pgtheory.mdp import FiniteMDP, Outcomes, check_policy, equiprobable_policy
 from pgtheory.policy_gradient import (
     Ascent,
     Loss,
@@ -174,7 +174,6 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CHECKS",
-    "ActionMask",
     "AdvantageMoments",
     "Ascent",
     "Counterexample",

@@ -90,7 +90,7 @@ class _Steps:
 
     def _set_up(self, mdp: "FiniteMDP", horizon: int | None) -> None:
         self.P, self.initial_state_distrib = _table(mdp), mdp.initial.double().cpu().numpy()
-        self._available, self._horizon = torch.as_tensor(mdp.available).cpu().numpy(), horizon
+        self._available, self._horizon = mdp.available.cpu().numpy(), horizon
         self._state, self._steps = -1, 0
 
     def _info(self) -> dict[str, Any]:

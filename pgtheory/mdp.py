@@ -15,36 +15,12 @@ from pgtheory import _checks
 if TYPE_CHECKING:
     import gymnasium
 
-__all__ = ["ActionMask", "FiniteMDP", "Outcomes", "check_policy", "equiprobable_policy"]
+__all__ = ["FiniteMDP", "Outcomes", "check_policy", "equiprobable_policy"]
 
 # A dense view with more numbers than this (1 GiB in float64) is refused.
 DENSE_LIMIT = 2**27
 
 Columns = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # s, a, s', r, p, each [K]
-
-
-class ActionMask(Tensor):
-    r"""The mask of :math:`\mathcal{A}(s)`, `[S, A]`, in which a row without an action is a terminal state.
-
-    In a plain mask such a row is a mistake, and every function that takes `available` says so; in an `ActionMask`
-    it is the known fact that the episode is over. Every operation on an `ActionMask` returns a plain tensor.
-
-    `torch.compile` does not take gradients beside a subclass of `Tensor`: inside it, use the plain mask
-    ``mdp.available.as_subclass(torch.Tensor)``. Values go unchecked there, and empty rows mean terminal states again.
-
-    Source:
-        Sutton and Barto, *Reinforcement Learning: An Introduction*, 2nd ed., 2018, section 3.3 (the sets
-        :math:`\mathcal{S}` and :math:`\mathcal{S}^+`).
-
-    Example:
-        >>> mdp = FiniteMDP.from_outcomes([(0, 0, 1, 5.0, 1.0)], n_states=2, n_actions=1, initial=0, terminal=[1])
-        >>> mdp.available.tolist()
-        [[True], [False]]
-        >>> type(mdp.available).__name__, type(~mdp.available).__name__
-        ('ActionMask', 'Tensor')
-    """
-
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
 
 class Outcomes(NamedTuple):
@@ -318,7 +294,7 @@ class FiniteMDP:
             state_names=_names("state_names", state_names, n_states),
             action_names=_names("action_names", action_names, n_actions),
         )
-        idle = ~mdp._available.any(-1) & ~ends
+        idle = ~mdp.available.any(-1) & ~ends
         if idle.any():
             place = _checks.first_place(idle, "s")
             raise ValueError(f"state {place} has no available action: give it one, or list it in terminal")
@@ -343,8 +319,16 @@ class FiniteMDP:
         return self.rewards.device
 
     @cached_property
-    def _available(self) -> Bool[Tensor, "S A"]:
-        return self._row_sums(self.outcomes.probability) > 0
+    def available(self) -> Bool[Tensor, "S A"]:
+        r"""The mask of :math:`\mathcal{A}(s)`, `[S, A]`; the row of a terminal state is all False.
+
+        It is a plain tensor with the MDP's `terminal` as its attribute of that name, by which the functions that take
+        `available` tell the empty row of a terminal state from a mistake. A tensor computed from it has no such
+        attribute; a mask of your own may be given one.
+        """
+        mask = self._row_sums(self.outcomes.probability) > 0
+        mask.terminal = self.terminal  # type: ignore[attr-defined]
+        return mask
 
     @cached_property
     def _row_starts(self) -> Int[Tensor, "SA+1"]:
@@ -364,11 +348,6 @@ class FiniteMDP:
             total = total + torch.where(place >= step, total.roll(step), 0.0)
             step *= 2
         return total
-
-    @property
-    def available(self) -> ActionMask:
-        r"""The mask of :math:`\mathcal{A}(s)`, `[S, A]`; the row of a terminal state is all False."""
-        return self._available.as_subclass(ActionMask)
 
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
         """The same MDP with its tensors in another dtype or on another device.
@@ -499,7 +478,7 @@ def equiprobable_policy(mdp: FiniteMDP) -> Float[Tensor, "S A"]:
         tensor([[0.5000, 0.5000, 0.0000],
                 [0.3333, 0.3333, 0.3333]], dtype=torch.float64)
     """
-    mask = torch.as_tensor(mdp._available, dtype=mdp.dtype)
+    mask = torch.as_tensor(mdp.available, dtype=mdp.dtype)
     return mask / mask.sum(-1, keepdim=True).clamp(min=1)
 
 
@@ -534,7 +513,7 @@ def check_policy(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"]) -> None:
     live = ~mdp.terminal[:, None]
     for bad, fault in (
         (live & ~(table >= 0), "is {value:.10g} at {place}, not a probability"),
-        (live & ~mdp._available & (table > 0), "is {value:.10g} at {place}, where the action is not available"),
+        (live & ~mdp.available & (table > 0), "is {value:.10g} at {place}, where the action is not available"),
     ):
         if bad.any():
             place = _checks.first_place(bad, "sa")

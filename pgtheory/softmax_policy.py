@@ -1,7 +1,7 @@
 """Softmax policies: preferences, their probabilities, and how the probabilities respond to the parameters.
 
-Terminal states: `FiniteMDP.available` is an `ActionMask`, in which a row without any action is a terminal state.
-Such a row has probabilities 0, log-probabilities -inf, entropy 0 and score 0. In a plain mask it is an error.
+Terminal states: `FiniteMDP.available` names in its attribute `terminal` the rows that are empty because the state is
+terminal. Such a row has probabilities 0, log-probabilities -inf, entropy 0, score 0. Any other empty row is an error.
 """
 
 import math
@@ -28,7 +28,6 @@ from pgtheory._checks import (
     first_place,
     is_traced,
 )
-from pgtheory.mdp import ActionMask
 
 __all__ = [
     "LinearPolicy",
@@ -56,7 +55,7 @@ def softmax_policy(
 
     Returns:
         The policy, in the dtype of `preferences`: each row sums to 1 and is exactly 0 outside `available`.
-        Rows without any action, which only an `ActionMask` may have, are 0: terminal states.
+        The rows of terminal states, which `mdp.available` names, are 0.
 
     Raises:
         TypeError: `preferences` is not floating-point, or `available` not boolean.
@@ -300,7 +299,7 @@ class SoftmaxPolicy(nn.Module, ABC):
 
     Raises:
         TypeError: `available` is not a boolean tensor; a count is not an integer.
-        ValueError: `available` has the wrong shape, or a row without any action and is no `ActionMask`.
+        ValueError: `available` has the wrong shape, or a row without any action that is no terminal state.
 
     Source:
         Sutton and Barto, *Reinforcement Learning: An Introduction*, 2nd ed., 2018, section 13.1.
@@ -327,7 +326,6 @@ class SoftmaxPolicy(nn.Module, ABC):
         super().__init__()
         self.n_states = None if n_states is None else check_count("n_states", n_states)
         self.n_actions = check_count("n_actions", n_actions)
-        self._has_terminal_states = isinstance(available, ActionMask)
         self.register_buffer("_mask", self._checked_mask(available, device), persistent=False)
 
     def _checked_mask(self, available: Tensor | None, device: torch.device | str | None) -> Tensor | None:
@@ -340,8 +338,7 @@ class SoftmaxPolicy(nn.Module, ABC):
             raise ValueError(
                 f"available has shape {list(available.shape)}, expected [{self.n_states}, {self.n_actions}]"
             )
-        if not self._has_terminal_states:
-            _check_rows_have_actions(available)
+        _check_rows_have_actions(available)
         return available.detach().clone().to(device or torch.get_default_device())
 
     @abstractmethod
@@ -357,7 +354,9 @@ class SoftmaxPolicy(nn.Module, ABC):
         if self._mask is None:
             return None
         rows = self._mask[states]
-        return rows.as_subclass(ActionMask) if self._has_terminal_states else rows
+        if not is_traced(rows):
+            rows.terminal = ~rows.any(-1)  # type: ignore[attr-defined]  # the constructor accepted no other empty row
+        return rows
 
     def log_probs(
         self, states: Tensor, *, available: Bool[Tensor, "*#batch A"] | None = None
@@ -665,14 +664,17 @@ def _check_mask(preferences: Tensor, available: Tensor) -> None:
     check_same_device("available", available, "preferences", preferences)
     check_trailing_shape("available", available, (preferences.shape[-1],))
     _check_broadcasts("available", available.shape[:-1], "preferences", preferences.shape[:-1])
-    if not isinstance(available, ActionMask) and not is_traced(available):
+    if not is_traced(available):
         _check_rows_have_actions(available)
 
 
 def _check_rows_have_actions(available: Tensor) -> None:
-    empty = ~available.any(-1)
-    if empty.any():
-        raise ValueError(f"available has no action{_at(empty, 's')}: an empty row is allowed in an ActionMask only")
+    empty, terminal = ~available.any(-1), getattr(available, "terminal", None)
+    faulty = empty if terminal is None else empty & ~terminal
+    if faulty.any():
+        raise ValueError(
+            f"available has no action{_at(faulty, 's')}: only a terminal state of mdp.available may have none"
+        )
 
 
 def _check_preferences(preferences: Tensor, available: Tensor | None) -> None:

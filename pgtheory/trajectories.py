@@ -386,7 +386,7 @@ def _dynamics_at_steps(mdp: FiniteMDP, trajectories: Trajectories) -> Float[Tens
     first = mdp._row_starts[row].clamp(max=len(keys) - 1)  # the row of an action that is not available is empty
     last = torch.maximum(mdp._row_starts[row + 1] - 1, first)
     place = _last_at_most(keys, first, last, wanted, int(mdp._row_starts.diff().max()))
-    possible = mdp._available.flatten()[row] & (keys[place] == wanted) & (mdp.rewards[r] == reward)
+    possible = mdp.available.flatten()[row] & (keys[place] == wanted) & (mdp.rewards[r] == reward)
     found = torch.where(possible, mdp.outcomes.probability[place], 0.0)
     return mdp.rewards.new_zeros(steps.shape).masked_scatter_(steps, found)
 

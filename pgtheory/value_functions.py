@@ -143,7 +143,7 @@ def advantages(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], gamma: float
         True
     """
     values = state_values(mdp, policy, gamma)
-    return torch.where(mdp._available, one_step_lookahead(mdp, values, gamma) - values[..., None], 0.0)
+    return torch.where(mdp.available, one_step_lookahead(mdp, values, gamma) - values[..., None], 0.0)
 
 
 def solve_bellman(
@@ -340,7 +340,7 @@ def greedy_policy(mdp: FiniteMDP, values: Float[Tensor, "*batch S"], gamma: floa
     tied = q >= q.amax(-1, keepdim=True) - rounding
     # the first True of a row: argmax has no promise about ties, a cumulative count has
     first = tied & (tied.cumsum(-1) == 1)
-    return torch.where(mdp._available & first, 1.0, 0.0).to(mdp.dtype)
+    return torch.where(mdp.available & first, 1.0, 0.0).to(mdp.dtype)
 
 
 def optimal_values(mdp: FiniteMDP, gamma: float) -> Float[Tensor, "S"]:
@@ -616,7 +616,7 @@ def _sum_by_state(mdp: FiniteMDP, values: Float[Tensor, "*batch K"]) -> Float[Te
 
 
 def _available_values(mdp: FiniteMDP, values: Tensor, gamma: float) -> Float[Tensor, "*batch S A"]:
-    return torch.where(mdp._available, one_step_lookahead(mdp, values, gamma), -torch.inf)
+    return torch.where(mdp.available, one_step_lookahead(mdp, values, gamma), -torch.inf)
 
 
 def _policy_iteration(mdp: FiniteMDP, gamma: float) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import functional_call, grad, jacfwd, jacrev, vmap
 
-from pgtheory.mdp import ActionMask
 from pgtheory.softmax_policy import (
     LinearPolicy,
     NeuralPolicy,
@@ -48,8 +47,11 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=F64, generator=generator(seed))
 
 
-def action_mask(mask: Tensor = TERMINAL) -> ActionMask:
-    return mask.clone().as_subclass(ActionMask)
+def action_mask(mask: Tensor = TERMINAL) -> Tensor:
+    """The mask as an MDP hands it out: its attribute names the terminal states."""
+    mask = mask.clone()
+    mask.terminal = ~mask.any(-1)  # type: ignore[attr-defined]
+    return mask
 
 
 def logistic(x: float) -> float:
@@ -625,6 +627,8 @@ def test_the_same_generator_gives_the_same_actions_and_terminal_states_give_zero
 H = torch.zeros(2, 3)
 A = torch.tensor([0, 1])
 EMPTY_ROW = torch.tensor([[True, True, True], [False, False, False]])
+PARTLY_TERMINAL = torch.tensor([[True, True], [False, False], [False, False]])
+PARTLY_TERMINAL.terminal = torch.tensor([False, False, True])  # type: ignore[attr-defined]
 
 BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "preferences a list": (lambda: softmax_policy([0.0]), TypeError, "preferences must be a torch.Tensor, not list"),
@@ -669,6 +673,11 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         lambda: softmax_policy(H, available=EMPTY_ROW),
         ValueError,
         "available has no action at s=1",
+    ),
+    "available empty row beside a terminal one": (
+        lambda: softmax_policy(normal(3, 2), available=PARTLY_TERMINAL),
+        ValueError,
+        "available has no action at s=1: only a terminal state of mdp.available may have none",
     ),
     "available empty row, one state": (
         lambda: score(H[0], A[0], available=EMPTY_ROW[1]),

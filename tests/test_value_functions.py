@@ -55,7 +55,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 def random_policy(mdp: FiniteMDP, *batch: int, seed: int = 0) -> Tensor:
     """Strictly positive on A(s), zero elsewhere."""
     weights = torch.rand(*batch, mdp.n_states, mdp.n_actions, dtype=torch.float64, generator=seeded(seed)) + 0.1
-    weights = torch.where(mdp._available, weights, 0.0)
+    weights = torch.where(mdp.available, weights, 0.0)
     return weights / weights.sum(-1, keepdim=True).clamp(min=1e-9)
 
 
@@ -339,9 +339,9 @@ class TestActionValuesAndAdvantages:
         q, v, A = (f(mdp, policy, 0.9) for f in (action_values, state_values, advantages))
         torch.testing.assert_close((policy * q).sum(-1), v)
         torch.testing.assert_close((policy * A).sum(-1), torch.zeros_like(v))
-        torch.testing.assert_close((q - A)[..., mdp._available], v[..., None].expand_as(q)[..., mdp._available])
-        assert not q[..., ~mdp._available].any()
-        assert not A[..., ~mdp._available].any()
+        torch.testing.assert_close((q - A)[..., mdp.available], v[..., None].expand_as(q)[..., mdp.available])
+        assert not q[..., ~mdp.available].any()
+        assert not A[..., ~mdp.available].any()
 
     def test_action_value_is_the_value_of_a_policy_that_starts_with_that_action(self) -> None:
         # a copy of each state in which action a is forced once: q_π(s, a) = v(copy), by NumPy
@@ -349,7 +349,7 @@ class TestActionValuesAndAdvantages:
         policy = random_policy(mdp)
         v = numpy_values(mdp, policy, gamma)
         for s in range(2):
-            for a in mdp._available[s].nonzero()[:, 0].tolist():
+            for a in mdp.available[s].nonzero()[:, 0].tolist():
                 forced = policy.clone()
                 forced[s] = torch.eye(3, dtype=torch.float64)[a]
                 P, r = numpy_system(mdp, forced)
@@ -685,7 +685,7 @@ class TestOptimalValues:
         v = np.zeros(mdp.n_states)
         P, r = mdp.transitions().numpy(), mdp.expected_rewards().numpy()
         for _ in range(3000):
-            v = np.where(mdp.terminal, 0.0, np.where(mdp._available, r + gamma * P @ v, -np.inf).max(-1))
+            v = np.where(mdp.terminal, 0.0, np.where(mdp.available, r + gamma * P @ v, -np.inf).max(-1))
         values = optimal_values(mdp, gamma)
         np.testing.assert_allclose(values, v, atol=1e-9 * max(1, np.abs(v).max()))
         residual = bellman_optimality(mdp, values, gamma) - values
