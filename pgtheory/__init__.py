@@ -3,316 +3,52 @@
 The modules follow the chapters of the book, and each imports only from its own chapter or an earlier one:
 `mdp`, `gallery`, `trajectories`, `returns`, `value_functions`, `softmax_policy`, `decoding`, `policy_gradient`,
 `reinforce`, `surrogates`, `advantages`, `training`, `groups`, `token_log_probs`, `checking`.
-Every public name of theirs is a name of the package too.
+Every name that one of them lists in its `__all__` is a name of the package too.
 """
+# ruff: noqa: F403 - the list of the public names of a module is its own __all__, and stands nowhere else.
+
+import typing as _typing
+from importlib import import_module as _import_module
+from importlib.util import find_spec as _find_spec
+from types import ModuleType as _ModuleType
 
 # `pgtheory.advantages`, `pgtheory.softmax_policy` and `pgtheory.token_log_probs` are functions. The modules of these
 # names are reached by `from pgtheory.softmax_policy import ...`; `import pgtheory.softmax_policy as m` binds the
 # function. The first import of a module binds its name in the package to the module: so all three modules are
 # imported here, and the functions of these names after them.
-from pgtheory.advantages import AdvantageMoments, generalized_advantage_moments, generalized_advantages
-from pgtheory.checking import (
-    CHECKS,
-    Counterexample,
-    Mistake,
-    Report,
-    Source,
-    UnknownForm,
-    WrongImplementation,
-    check_advantages,
-    check_grpo,
-    check_kl,
-    check_mdp,
-    check_policy_gradient,
-    check_ppo,
-    check_returns,
-    check_softmax,
-    check_top_k,
-    check_top_p,
-    learning_curve,
-    mistakes,
-)
-from pgtheory.decoding import (
-    decode,
-    decoded_policy,
-    decoding_distribution,
-    decoding_logits,
-    greedy,
-    inverse_cdf,
-    sample,
-    temperature,
-    top_k,
-    top_p,
-)
-from pgtheory.gallery import (
-    bandit,
-    correlated_rewards,
-    gamblers_problem,
-    garnet,
-    gridworld,
-    gridworld_4x4,
-    random_walk,
-    recycling_robot,
-    short_corridor,
-    student_chain,
-    student_mdp,
-    token_sequences,
-    token_tree,
-    trap,
-    two_state_toy,
-)
-from pgtheory.groups import (
-    GroupLoss,
-    difficulty_weight,
-    expected_group_gradient,
-    group_advantages,
-    group_bias_ledger,
-    group_loss_variants,
-    grpo_loss,
-    two_answer_lengths,
-)
-from pgtheory.mdp import FiniteMDP, Outcomes, check_policy, equiprobable_policy
-from pgtheory.policy_gradient import (
-    Ascent,
-    Loss,
-    discounted_visitation,
-    exact_parameter_gradient,
-    exact_policy_gradient,
-    expected_gradient,
-    gradient_ascent,
-    gradient_covariance,
-    gradient_routes,
-    likelihood_ratio_gradient,
-    natural_policy_gradient,
-    performance,
-)
-from pgtheory.reinforce import (
-    LedgerRow,
-    bias_ledger,
-    bootstrapped_rewards,
-    entropy_bonus,
-    full_return_loss,
-    leave_one_out_baseline,
-    loss_variants,
-    optimal_baseline,
-    reinforce_loss,
-    value_loss,
-)
-from pgtheory.returns import (
-    discount_factors,
-    discount_from_rate,
-    discounted_return,
-    effective_horizon,
-    return_matrix,
-    returns_to_go,
-    sequence_level_rewards,
-)
-from pgtheory.softmax_policy import (
-    LinearPolicy,
-    NeuralPolicy,
-    Policy,
-    SoftmaxPolicy,
-    TabularPolicy,
-    entropy,
-    fisher_information,
-    linear_score,
-    log_softmax_policy,
-    score,
-    softmax_policy,
-)
-from pgtheory.surrogates import (
-    clipped_surrogate,
-    effective_sample_size,
-    importance_ratios,
-    kl_estimate,
-    masked_mean,
-    off_policy_loss,
-    performance_difference,
-    ppo_clip_loss,
-    surrogate_objective,
-)
-from pgtheory.token_log_probs import projected_token_log_probs, token_log_probs
-from pgtheory.training import (
-    Episodes,
-    PPORecord,
-    PPOTrainer,
-    Record,
-    Rollout,
-    Runs,
-    SurrogateRuns,
-    Trainer,
-    reinforce_runs,
-    sample_episodes,
-    sample_rollout,
-    surrogate_runs,
-)
-from pgtheory.trajectories import (
-    Trajectories,
-    at_steps,
-    enumerate_trajectories,
-    sample_trajectories,
-    trajectory_probabilities,
-)
-from pgtheory.value_functions import (
-    MonteCarloValues,
-    action_values,
-    advantages,
-    bellman_expectation,
-    bellman_optimality,
-    finite_horizon_optimal_values,
-    finite_horizon_values,
-    greedy_policy,
-    monte_carlo_values,
-    one_step_lookahead,
-    optimal_policy,
-    optimal_values,
-    solve_bellman,
-    state_values,
-)
+from pgtheory.advantages import *
+from pgtheory.decoding import *
+from pgtheory.gallery import *
+from pgtheory.groups import *
+from pgtheory.mdp import *
+from pgtheory.policy_gradient import *
+from pgtheory.reinforce import *
+from pgtheory.returns import *
+from pgtheory.softmax_policy import *
+from pgtheory.surrogates import *
+from pgtheory.token_log_probs import *
+from pgtheory.training import *
+from pgtheory.trajectories import *
+from pgtheory.value_functions import *
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "CHECKS",
-    "AdvantageMoments",
-    "Ascent",
-    "Counterexample",
-    "Episodes",
-    "FiniteMDP",
-    "GroupLoss",
-    "LedgerRow",
-    "LinearPolicy",
-    "Loss",
-    "Mistake",
-    "MonteCarloValues",
-    "NeuralPolicy",
-    "Outcomes",
-    "PPORecord",
-    "PPOTrainer",
-    "Policy",
-    "Record",
-    "Report",
-    "Rollout",
-    "Runs",
-    "SoftmaxPolicy",
-    "Source",
-    "SurrogateRuns",
-    "TabularPolicy",
-    "Trainer",
-    "Trajectories",
-    "UnknownForm",
-    "WrongImplementation",
-    "__version__",
-    "action_values",
-    "advantages",
-    "at_steps",
-    "bandit",
-    "bellman_expectation",
-    "bellman_optimality",
-    "bias_ledger",
-    "bootstrapped_rewards",
-    "check_advantages",
-    "check_grpo",
-    "check_kl",
-    "check_mdp",
-    "check_policy",
-    "check_policy_gradient",
-    "check_ppo",
-    "check_returns",
-    "check_softmax",
-    "check_top_k",
-    "check_top_p",
-    "clipped_surrogate",
-    "correlated_rewards",
-    "decode",
-    "decoded_policy",
-    "decoding_distribution",
-    "decoding_logits",
-    "difficulty_weight",
-    "discount_factors",
-    "discount_from_rate",
-    "discounted_return",
-    "discounted_visitation",
-    "effective_horizon",
-    "effective_sample_size",
-    "entropy",
-    "entropy_bonus",
-    "enumerate_trajectories",
-    "equiprobable_policy",
-    "exact_parameter_gradient",
-    "exact_policy_gradient",
-    "expected_gradient",
-    "expected_group_gradient",
-    "finite_horizon_optimal_values",
-    "finite_horizon_values",
-    "fisher_information",
-    "full_return_loss",
-    "gamblers_problem",
-    "garnet",
-    "generalized_advantage_moments",
-    "generalized_advantages",
-    "gradient_ascent",
-    "gradient_covariance",
-    "gradient_routes",
-    "greedy",
-    "greedy_policy",
-    "gridworld",
-    "gridworld_4x4",
-    "group_advantages",
-    "group_bias_ledger",
-    "group_loss_variants",
-    "grpo_loss",
-    "importance_ratios",
-    "inverse_cdf",
-    "kl_estimate",
-    "learning_curve",
-    "leave_one_out_baseline",
-    "likelihood_ratio_gradient",
-    "linear_score",
-    "log_softmax_policy",
-    "loss_variants",
-    "masked_mean",
-    "mistakes",
-    "monte_carlo_values",
-    "natural_policy_gradient",
-    "off_policy_loss",
-    "one_step_lookahead",
-    "optimal_baseline",
-    "optimal_policy",
-    "optimal_values",
-    "performance",
-    "performance_difference",
-    "ppo_clip_loss",
-    "projected_token_log_probs",
-    "random_walk",
-    "recycling_robot",
-    "reinforce_loss",
-    "reinforce_runs",
-    "return_matrix",
-    "returns_to_go",
-    "sample",
-    "sample_episodes",
-    "sample_rollout",
-    "sample_trajectories",
-    "score",
-    "sequence_level_rewards",
-    "short_corridor",
-    "softmax_policy",
-    "solve_bellman",
-    "state_values",
-    "student_chain",
-    "student_mdp",
-    "surrogate_objective",
-    "surrogate_runs",
-    "temperature",
-    "token_log_probs",
-    "token_sequences",
-    "token_tree",
-    "top_k",
-    "top_p",
-    "trajectory_probabilities",
-    "trap",
-    "two_answer_lengths",
-    "two_state_toy",
-    "value_loss",
-]
+if _typing.TYPE_CHECKING:
+    from pgtheory.checking import *
+else:
+    _LOADED = [name for name, value in globals().items() if name[0] != "_" and not isinstance(value, _ModuleType)]
+
+    # `checking`, with its catalogue, is imported when it, one of its names or the list of all names is first asked for.
+    def __getattr__(name):
+        if name in ("__all__", "checking") or not (name[0] == "_" or _find_spec(f"{__name__}.{name}")):
+            checking = _import_module("pgtheory.checking")
+            if name == "checking":
+                return checking
+            if name == "__all__":
+                return sorted([*_LOADED, *checking.__all__, "__version__"])
+            if name in checking.__all__:
+                return getattr(checking, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__():
+        return sorted({*globals(), *__getattr__("__all__")})

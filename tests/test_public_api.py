@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -66,6 +67,65 @@ for name in {SHARED_NAMES}:
     assert inspect.isfunction(found) and found is getattr(pgtheory, name)
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def run(code: str) -> str:
+    """What a fresh interpreter prints."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_name_that_a_module_and_a_function_share_is_the_function_whatever_is_imported_first() -> None:
+    shared = [name for module, name in PUBLIC if (ROOT / "pgtheory" / f"{name}.py").exists()]
+    assert "softmax_policy" in shared
+    modules = [module.__name__ for module in MODULES]
+    code = "import importlib, inspect, sys; [importlib.import_module(m) for m in {order}]; import pgtheory; "
+    code += f"print([n for n in {shared} if not inspect.isfunction(getattr(pgtheory, n))])"
+    for order in (modules, modules[::-1], ["pgtheory"], [f"pgtheory.{name}" for name in shared]):
+        assert run(code.format(order=order)) == "[]"
+
+
+def test_importing_the_package_imports_neither_the_checks_nor_matplotlib_before_they_are_used() -> None:
+    lazy = "print([m for m in ('pgtheory.checking', 'pgtheory.plotting', 'matplotlib') if m in sys.modules])"
+    assert run(f"import sys, pgtheory; pgtheory.softmax_policy; {lazy}") == "[]"
+    for use in (
+        "from pgtheory import check_returns",
+        "import pgtheory; pgtheory.check_returns",
+        "import pgtheory; pgtheory.checking",
+        "from pgtheory import *; check_returns",
+        "import pgtheory; assert 'check_returns' in dir(pgtheory)",
+    ):
+        assert run(f"import sys; {use}; {lazy}") == "['pgtheory.checking']"
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'pgtheory' has no attribute 'nothing'"):
+        _ = pgtheory.nothing
+    with pytest.raises(ImportError, match="cannot import name 'nothing'"):
+        exec("from pgtheory import nothing")
+
+
+def test_a_public_function_added_to_a_module_is_a_name_of_the_package(tmp_path: Path) -> None:
+    copy = tmp_path / "pgtheory"
+    shutil.copytree(ROOT / "pgtheory", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    for module in ("returns.py", "checking/__init__.py"):
+        name = "added_to_" + module.partition(".")[0].partition("/")[0]
+        with (copy / module).open("a", encoding="utf-8") as file:
+            file.write(f"\ndef {name}() -> int:\n    return 1\n\n__all__ += ['{name}']\n")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import pgtheory; from pgtheory import *; "
+    code += "print(pgtheory.__file__, added_to_returns() + pgtheory.added_to_checking())"
+    assert run(code) == f"{copy / '__init__.py'} 2"
+
+
+@pytest.mark.timeout(300)
+def test_a_type_checker_sees_every_name_of_the_package(tmp_path: Path) -> None:
+    user = tmp_path / "user.py"
+    lines = [f"from pgtheory import {name}\nreveal_type({name})" for name in ("softmax_policy", "check_returns")]
+    user.write_text("\n".join([*lines, "import pgtheory", "pgtheory.FiniteMDP", "pgtheory.nothing", ""]))
+    command = [sys.executable, "-m", "mypy", "--strict", str(user)]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    notes = [line.partition(": ")[2] for line in said.splitlines() if "user.py" in line]
+    assert [note.partition('"')[2][:4] for note in notes[:2]] == ["def ", "def "], said
+    assert notes[2:] == ['error: Module has no attribute "nothing"  [attr-defined]'], said
 
 
 DOCUMENTED = [(module, name) for module, name in PUBLIC if callable(getattr(module, name))]
