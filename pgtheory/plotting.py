@@ -1,16 +1,20 @@
-"""Figures of the book, drawn with matplotlib. Nothing else in the package imports this module."""
+"""Figures of the book, drawn with matplotlib, which the extra `plotting` installs. Nothing else imports this module."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import torch
-from cycler import cycler
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from torch import Tensor
+
+try:
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+    from cycler import cycler
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+except ImportError as error:
+    raise ImportError('matplotlib is not installed: pip install "pgtheory[plotting]"') from error
 
 if TYPE_CHECKING:
     from pgtheory.mdp import FiniteMDP

@@ -124,10 +124,17 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 
 def test_importing_the_library_imports_nothing_optional() -> None:
-    optional = ["gymnasium", "transformers", "scipy", "pandas", "IPython", "matplotlib"]
+    optional = ["gymnasium", "transformers", "scipy", "pandas", "IPython", "matplotlib", "cycler"]
     code = f"import sys, pgtheory; print([m for m in {optional} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_plotting_without_matplotlib_names_the_extra() -> None:
+    code = "import sys; sys.modules['matplotlib'] = None; import pgtheory; import pgtheory.plotting"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last = result.stderr.strip().splitlines()[-1]
+    assert last == 'ImportError: matplotlib is not installed: pip install "pgtheory[plotting]"'
 
 
 @pytest.mark.parametrize("path", files_of_the_repository(), ids=lambda path: str(path.relative_to(ROOT)))
