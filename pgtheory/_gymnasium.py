@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from pgtheory import _checks
+from pgtheory.mdp import FiniteMDP
 
 if TYPE_CHECKING:
     import gymnasium
-
-    from pgtheory.mdp import FiniteMDP
 
 
 def import_gymnasium() -> Any:
@@ -24,10 +23,8 @@ def import_gymnasium() -> Any:
     return gymnasium
 
 
-def mdp_from_environment(env: "gymnasium.Env[Any, Any] | str", initial: Any) -> "FiniteMDP":
+def mdp_from_environment(env: "gymnasium.Env[Any, Any] | str", initial: Any) -> FiniteMDP:
     """See `FiniteMDP.from_gymnasium`."""
-    from pgtheory.mdp import FiniteMDP
-
     gymnasium = import_gymnasium()
     base: Any = (gymnasium.make(env) if isinstance(env, str) else env).unwrapped
     name = env if isinstance(env, str) else type(base).__name__
@@ -69,7 +66,7 @@ def _entered_only_at_the_end(s: Tensor, s_next: Tensor, end: Tensor, start: Tens
     return entered & ~passed & (start == 0)
 
 
-def environment_from_mdp(mdp: "FiniteMDP", horizon: int | None) -> "gymnasium.Env[Any, Any]":
+def environment_from_mdp(mdp: FiniteMDP, horizon: int | None) -> "gymnasium.Env[Any, Any]":
     """See `FiniteMDP.to_gymnasium`."""
     environment_class = _environment_class()
     if horizon is not None:
@@ -88,7 +85,7 @@ class _Steps:
     action_space: Any
     np_random: np.random.Generator
 
-    def _set_up(self, mdp: "FiniteMDP", horizon: int | None) -> None:
+    def _set_up(self, mdp: FiniteMDP, horizon: int | None) -> None:
         self.P, self.initial_state_distrib = _table(mdp), mdp.initial.double().cpu().numpy()
         self._available, self._horizon = mdp.available.cpu().numpy(), horizon
         self._state, self._steps = -1, 0
@@ -136,7 +133,7 @@ def _environment_class() -> Any:
     class FiniteMDPEnv(_Steps, gymnasium.Env):  # type: ignore[name-defined, misc]
         """A `FiniteMDP` that is stepped through."""
 
-        def __init__(self, mdp: "FiniteMDP", horizon: int | None) -> None:
+        def __init__(self, mdp: FiniteMDP, horizon: int | None) -> None:
             self.observation_space = gymnasium.spaces.Discrete(mdp.n_states)
             self.action_space = AvailableActions(mdp.n_actions)
             self._set_up(mdp, horizon)
@@ -150,7 +147,7 @@ def _draw(probabilities: Any, generator: np.random.Generator) -> int:
     return int(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right"))
 
 
-def _table(mdp: "FiniteMDP") -> dict[int, dict[int, list[tuple[float, int, float, bool]]]]:
+def _table(mdp: FiniteMDP) -> dict[int, dict[int, list[tuple[float, int, float, bool]]]]:
     """The dynamics as Gymnasium's toy-text environments write them; a terminal state is a self-loop of reward 0."""
     table: dict[int, dict[int, list[tuple[float, int, float, bool]]]] = {s: {} for s in range(mdp.n_states)}
     o = mdp.outcomes

@@ -2,6 +2,8 @@
 
 import ast
 import re
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ PACKAGE = ROOT / "pgtheory"
 # Chapter by chapter; a private module belongs to the chapter of the public one that it helps.
 ORDER = [
     ["_checks", "_masks"],
-    ["_gymnasium", "mdp", "_tables", "gallery", "trajectories"],
+    ["mdp", "_gymnasium", "_tables", "gallery", "trajectories"],
     ["returns"],
     ["_krylov", "value_functions"],
     ["softmax_policy"],
@@ -22,9 +24,12 @@ ORDER = [
     ["_ratios", "surrogates", "advantages"],
     ["training"],  # the loops of both: REINFORCE and PPO
     ["groups"],
-    ["language_models", "token_log_probs"],
+    ["token_log_probs"],
     ["checking"],
 ]
+# Imports that stand inside a function, because what is imported builds on the module: `FiniteMDP.from_gymnasium` and
+# `to_gymnasium` are doors to the environments.
+DOORS = {("mdp", "_gymnasium")}
 CHAPTER_OF = {module: chapter for chapter, modules in enumerate(ORDER) for module in modules}
 FILES = {path.stem: [path] for path in PACKAGE.glob("*.py") if path.stem != "__init__"} | {
     path.parent.name: sorted(path.parent.glob("*.py")) for path in PACKAGE.glob("*/__init__.py")
@@ -32,10 +37,19 @@ FILES = {path.stem: [path] for path in PACKAGE.glob("*.py") if path.stem != "__i
 MODULES = sorted(FILES)
 
 
-def imported_modules(source: str) -> set[str]:
-    """The modules of the package that a source text imports, wherever the import stands."""
+def outside_functions(node: ast.AST) -> Iterator[ast.AST]:
+    """What runs when the module is imported."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from outside_functions(child)
+
+
+def imported_modules(source: str, *, at_import: bool = False) -> set[str]:
+    """The modules of the package that a source text imports, wherever the import stands or outside functions only."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    for node in outside_functions(tree) if at_import else ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -119,6 +133,27 @@ def test_every_private_name_of_another_module_is_seen(source: str, names: set[st
 def test_no_module_takes_a_private_name_of_another(module: str) -> None:
     found = [private_names_of_others(path.read_text(encoding="utf-8"), module) for path in FILES[module]]
     assert not set().union(*found), "what two modules need has a public home, or a private module of its own"
+
+
+def imported_by(module: str, *, at_import: bool) -> set[str]:
+    sources = [path.read_text(encoding="utf-8") for path in FILES[module]]
+    return set().union(*(imported_modules(source, at_import=at_import) for source in sources)) - {module}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {module: imported_by(module, at_import=True) for module in MODULES}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)
+    with pytest.raises(CycleError):
+        list(TopologicalSorter(graph | {"mdp": {"_gymnasium"}}).static_order())
+
+
+def test_only_the_doors_import_inside_a_function() -> None:
+    late = {
+        (module, name)
+        for module in MODULES
+        for name in imported_by(module, at_import=False) - imported_by(module, at_import=True)
+    }
+    assert late == DOORS
 
 
 def test_the_package_itself_does_not_import_plotting() -> None:
