@@ -84,7 +84,7 @@ def performance(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], gamma: floa
     Args:
         mdp: the MDP; :math:`\mu` is its start distribution.
         policy: :math:`\pi(a \mid s)`.
-        gamma: the discount :math:`\gamma`.
+        gamma: the discount :math:`\gamma`, in [0, 1].
 
     Returns:
         One number per policy, differentiable in `policy`.
@@ -119,7 +119,7 @@ def discounted_visitation(
     Args:
         mdp: the MDP.
         policy: :math:`\pi(a \mid s)`.
-        gamma: the discount :math:`\gamma`.
+        gamma: the discount :math:`\gamma`, in [0, 1].
 
     Returns:
         One weight per state, differentiable in `policy`, by one linear solve.
@@ -156,7 +156,7 @@ def exact_policy_gradient(
     Args:
         mdp: the MDP.
         preferences: :math:`h(s, a)`; entries outside :math:`\mathcal{A}(s)` may hold anything.
-        gamma: the discount :math:`\gamma`.
+        gamma: the discount :math:`\gamma`, in [0, 1].
         discount_states: False leaves out the :math:`\gamma^t` of :math:`\eta`, as much code does. The result is then
             the gradient of no function (:eq:`eq-curl`), and exists only if the policy surely terminates.
 
@@ -199,7 +199,7 @@ def exact_parameter_gradient(
         mdp: the MDP.
         policy: a tabular, linear, neural or other softmax policy whose states are numbers. Its preferences are
             restricted to the actions of `mdp`.
-        gamma: the discount :math:`\gamma`.
+        gamma: the discount :math:`\gamma`, in [0, 1].
         discount_states: as in `exact_policy_gradient`.
 
     Returns:
@@ -240,7 +240,7 @@ def gradient_ascent(
     Args:
         mdp: the MDP.
         policy: the policy; its parameters are changed in place, as by any optimiser.
-        gamma: the discount :math:`\gamma`.
+        gamma: the discount :math:`\gamma`, in [0, 1].
         optimizer: an optimiser of the policy's parameters, such as
             `torch.optim.SGD(policy.parameters(), lr=0.1, maximize=True)`.
         n_steps: the number of steps.
@@ -288,7 +288,7 @@ def natural_policy_gradient(
     Args:
         mdp: the MDP.
         preferences: :math:`h(s, a)`.
-        gamma: the discount :math:`\gamma`.
+        gamma: the discount :math:`\gamma`, in [0, 1].
 
     Returns:
         The direction, 0 in terminal states and outside :math:`\mathcal{A}(s)`.
@@ -321,7 +321,7 @@ def likelihood_ratio_gradient(
     Args:
         mdp: the MDP.
         preferences: :math:`h(s, a)`.
-        gamma: the discount :math:`\gamma`.
+        gamma: the discount :math:`\gamma`, in [0, 1].
         horizon: the number of steps after which a trajectory is cut off.
 
     Returns:
@@ -365,7 +365,7 @@ def gradient_routes(
     Args:
         mdp: the MDP.
         preferences: :math:`h(s, a)`.
-        gamma: the discount :math:`\gamma`.
+        gamma: the discount :math:`\gamma`, in [0, 1].
         horizon: a number of steps within which every episode ends; None leaves out the sums over trajectories.
 
     Returns:
@@ -433,7 +433,7 @@ def expected_gradient(
             `torch.func.vmap` cannot run is called batch by batch, which is slower.
         mdp: the MDP.
         preferences: :math:`h(s, a)`.
-        gamma: passed to `loss`.
+        gamma: the discount :math:`\gamma`, in [0, 1]; passed to `loss`.
         horizon: the number of steps T after which a trajectory is cut off.
         batch_size: the number N of trajectories in a batch, drawn independently.
         behavior: the policy that draws the trajectories, if it is not the softmax of `preferences`. The `log_probs`
@@ -487,7 +487,7 @@ def gradient_covariance(
         loss: as in `expected_gradient`.
         mdp: the MDP.
         preferences: :math:`h(s, a)`.
-        gamma: passed to `loss`.
+        gamma: the discount :math:`\gamma`, in [0, 1]; passed to `loss`.
         horizon: the number of steps T after which a trajectory is cut off.
         batch_size: the number N of trajectories in a batch, drawn independently.
         behavior: as in `expected_gradient`.

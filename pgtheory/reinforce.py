@@ -54,7 +54,7 @@ def reinforce_loss(
     Args:
         log_probs: :math:`\ln\pi_\theta(A_t \mid S_t)` of the actions taken; every leading axis counts episodes.
         rewards: :math:`R_{t+1}` at index t.
-        gamma: the discount :math:`\gamma \in [0, 1]`.
+        gamma: the discount :math:`\gamma`, in [0, 1].
         mask: True where :math:`A_t` was taken; None: everywhere. Elsewhere anything may stand, NaN included.
         baseline: b, a number or a tensor that broadcasts to `rewards`; None: 0.
         discount_states: False drops the factor :math:`\gamma^t`. See the estimand.
@@ -110,7 +110,7 @@ def full_return_loss(
     Args:
         log_probs: as in `reinforce_loss`.
         rewards: :math:`R_{t+1}` at index t; :math:`G_0` is counted from index 0.
-        gamma: the discount :math:`\gamma \in [0, 1]`.
+        gamma: the discount :math:`\gamma`, in [0, 1].
         mask: True where :math:`A_t` was taken; None: everywhere.
         baseline: as in `reinforce_loss`.
 
@@ -152,7 +152,7 @@ def value_loss(
     Args:
         values: :math:`\hat v(S_t)`, the values of the states in which actions were taken.
         rewards: :math:`R_{t+1}` at index t.
-        gamma: the discount :math:`\gamma \in [0, 1]`.
+        gamma: the discount :math:`\gamma`, in [0, 1].
         mask: True where :math:`A_t` was taken; None: everywhere. Elsewhere anything may stand, NaN included.
 
     Returns:
@@ -193,7 +193,7 @@ def entropy_bonus(
 
     Args:
         entropies: the entropy of the policy in each state :math:`S_t`, in nats.
-        gamma: the discount :math:`\gamma \in [0, 1]`.
+        gamma: the discount :math:`\gamma`, in [0, 1].
         mask: True where :math:`A_t` was taken; None: everywhere.
         discount_states: whether the factor :math:`\gamma^t` is kept, as in `reinforce_loss`.
 
@@ -338,7 +338,7 @@ def bootstrapped_rewards(
     Args:
         rewards: :math:`R_{t+1}` at index t.
         final_values: :math:`\hat v(S_T)`, of the state in which the episode was cut off; not read where it was not.
-        gamma: the discount :math:`\gamma \in [0, 1]`.
+        gamma: the discount :math:`\gamma`, in [0, 1].
         mask: True where :math:`A_t` was taken.
         truncated: True where the episode was cut off by a time limit.
 
@@ -461,7 +461,7 @@ def bias_ledger(
     Args:
         mdp: an MDP whose episodes end within `horizon` steps.
         preferences: :math:`h(s, a)`.
-        gamma: the discount :math:`\gamma`.
+        gamma: the discount :math:`\gamma`, in [0, 1].
         horizon: the largest number of steps of an episode.
         batch_size: the number N of episodes in a batch, at least 2.
         limit: the time limit of the rows that cut episodes off; by default `horizon` - 1, but at least 1.

@@ -34,7 +34,7 @@ def discount_factors(
     See :eq:`eq-return`. :math:`0^0 = 1`: the next reward is never discounted.
 
     Args:
-        gamma: The discount factor :math:`\gamma \in [0, 1]`.
+        gamma: the discount :math:`\gamma`, in [0, 1].
         horizon: The number of factors :math:`T \ge 0`.
         dtype: Floating-point type of the result; torch's default if None.
         device: Device of the result.
@@ -67,7 +67,7 @@ def return_matrix(
     :math:`L_{tj} = \gamma^{j-t}` for :math:`j \ge t` and 0 for the steps before.
 
     Args:
-        gamma: The discount factor :math:`\gamma \in [0, 1]`.
+        gamma: the discount :math:`\gamma`, in [0, 1].
         horizon: The number of steps :math:`T \ge 0`.
         dtype: Floating-point type of the result; torch's default if None.
         device: Device of the result.
@@ -108,7 +108,7 @@ def returns_to_go(
 
     Args:
         rewards: :math:`R_{t+1}` at index t, shape `[..., T]`; what stands where the mask is False is never read.
-        gamma: The discount factor :math:`\gamma \in [0, 1]`.
+        gamma: the discount :math:`\gamma`, in [0, 1].
         mask: True where :math:`A_t` was taken, shape `[..., T]`; None: everywhere.
 
     Returns:
@@ -148,7 +148,7 @@ def discounted_return(
 
     Args:
         rewards: :math:`R_{t+1}` at index t, shape `[..., T]`; what stands where the mask is False is never read.
-        gamma: The discount factor :math:`\gamma \in [0, 1]`.
+        gamma: the discount :math:`\gamma`, in [0, 1].
         mask: True where :math:`A_t` was taken, shape `[..., T]`; None: everywhere.
 
     Returns:
@@ -251,7 +251,7 @@ def effective_horizon(gamma: float) -> float:
     that ends after each step with probability :math:`1 - \gamma`.
 
     Args:
-        gamma: The discount factor :math:`\gamma \in [0, 1]`.
+        gamma: the discount :math:`\gamma`, in [0, 1].
 
     Returns:
         A number of steps.

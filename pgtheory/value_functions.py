@@ -52,7 +52,7 @@ def state_values(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], gamma: flo
     Args:
         mdp: the MDP.
         policy: :math:`\pi(a \mid s)`, ``[..., S, A]``; the rows of terminal states are not read.
-        gamma: the discount :math:`\gamma \in [0, 1]`. With :math:`\gamma = 1` the policy must surely terminate.
+        gamma: the discount :math:`\gamma`, in [0, 1]. With :math:`\gamma = 1` the policy must surely terminate.
 
     Returns:
         :math:`v_\pi`, ``[..., S]``.
@@ -90,7 +90,7 @@ def action_values(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], gamma: fl
     Args:
         mdp: the MDP.
         policy: :math:`\pi(a \mid s)`, ``[..., S, A]``.
-        gamma: the discount, in [0, 1].
+        gamma: the discount :math:`\gamma`, in [0, 1].
 
     Returns:
         :math:`q_\pi`, ``[..., S, A]``.
@@ -121,7 +121,7 @@ def advantages(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], gamma: float
     Args:
         mdp: the MDP.
         policy: :math:`\pi(a \mid s)`, ``[..., S, A]``.
-        gamma: the discount, in [0, 1].
+        gamma: the discount :math:`\gamma`, in [0, 1].
 
     Returns:
         The advantages, ``[..., S, A]``; weighted by the policy they sum to 0 in every state.
@@ -165,7 +165,7 @@ def solve_bellman(
     Args:
         mdp: the MDP.
         policy: :math:`\pi(a \mid s)`, ``[..., S, A]``.
-        gamma: the discount, in [0, 1]. With :math:`\gamma = 1` the policy must surely terminate.
+        gamma: the discount :math:`\gamma`, in [0, 1]. With :math:`\gamma = 1` the policy must surely terminate.
         right_hand_side: :math:`b`, ``[..., S]``; its batch dimensions are broadcast with those of ``policy``.
         transpose: whether to solve the transposed system.
 
@@ -212,7 +212,7 @@ def one_step_lookahead(mdp: FiniteMDP, values: Float[Tensor, "*batch S"], gamma:
     Args:
         mdp: the MDP.
         values: any :math:`v`, ``[..., S]``.
-        gamma: the discount, in [0, 1].
+        gamma: the discount :math:`\gamma`, in [0, 1].
 
     Returns:
         ``[..., S, A]``, 0 where the action is not available.
@@ -249,7 +249,7 @@ def bellman_expectation(
         mdp: the MDP.
         policy: :math:`\pi(a \mid s)`, ``[..., S, A]``.
         values: any :math:`v`, ``[..., S]``; its batch dimensions are broadcast with those of ``policy``.
-        gamma: the discount, in [0, 1].
+        gamma: the discount :math:`\gamma`, in [0, 1].
 
     Returns:
         :math:`T_\pi v`, ``[..., S]``; 0 in terminal states.
@@ -284,7 +284,7 @@ def bellman_optimality(mdp: FiniteMDP, values: Float[Tensor, "*batch S"], gamma:
     Args:
         mdp: the MDP.
         values: any :math:`v`, ``[..., S]``.
-        gamma: the discount, in [0, 1].
+        gamma: the discount :math:`\gamma`, in [0, 1].
 
     Returns:
         :math:`Tv`, ``[..., S]``; 0 in terminal states.
@@ -317,7 +317,7 @@ def greedy_policy(mdp: FiniteMDP, values: Float[Tensor, "*batch S"], gamma: floa
     Args:
         mdp: the MDP.
         values: any :math:`v`, ``[..., S]``.
-        gamma: the discount, in [0, 1].
+        gamma: the discount :math:`\gamma`, in [0, 1].
 
     Returns:
         A table of zeros and ones, ``[..., S, A]``; the rows of terminal states are zero.
@@ -352,7 +352,7 @@ def optimal_values(mdp: FiniteMDP, gamma: float) -> Float[Tensor, "S"]:
 
     Args:
         mdp: the MDP.
-        gamma: the discount, in [0, 1].
+        gamma: the discount :math:`\gamma`, in [0, 1].
 
     Returns:
         :math:`v_*`, ``[S]``, the value of ``optimal_policy``: no action improves on it by more than 1e-11 of the
@@ -386,7 +386,7 @@ def optimal_policy(mdp: FiniteMDP, gamma: float) -> Float[Tensor, "S A"]:
 
     Args:
         mdp: the MDP.
-        gamma: the discount, in [0, 1].
+        gamma: the discount :math:`\gamma`, in [0, 1].
 
     Returns:
         The policy, ``[S, A]``.
@@ -419,7 +419,7 @@ def finite_horizon_values(
     Args:
         mdp: the MDP.
         policy: :math:`\pi(a \mid s)`, ``[..., S, A]``, the same at every time.
-        gamma: the discount, in [0, 1].
+        gamma: the discount :math:`\gamma`, in [0, 1].
         horizon: :math:`T`, at least 1.
 
     Returns:
@@ -459,7 +459,7 @@ def finite_horizon_optimal_values(
 
     Args:
         mdp: the MDP.
-        gamma: the discount, in [0, 1].
+        gamma: the discount :math:`\gamma`, in [0, 1].
         horizon: :math:`T`, at least 1.
 
     Returns:
@@ -518,7 +518,7 @@ def monte_carlo_values(
 
     Args:
         trajectories: episodes under one policy, none of them truncated.
-        gamma: the discount, in [0, 1].
+        gamma: the discount :math:`\gamma`, in [0, 1].
         n_states: the number of states.
         visit: which visits count: the ``"first"`` of each episode, or ``"every"`` one.
 

@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from helpers import seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -42,10 +43,6 @@ def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     """Top-p by its search at every size, or by sorting at every size."""
     monkeypatch.setattr(decoding, "_SORT_UP_TO", 0 if request.param == "search" else 10**9)
     return str(request.param)
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def row(values: list[float] | list[list[float]], dtype: torch.dtype = torch.float64) -> Tensor:
@@ -168,7 +165,7 @@ def test_top_k_sets_are_nested(logits: list[float], k: int) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_top_k_is_exact_in_a_vocabulary_of_many_ties(dtype: torch.dtype) -> None:
-    logits = torch.randn(2, 262_144, generator=generator()).to(dtype)
+    logits = torch.randn(2, 262_144, generator=seeded()).to(dtype)
     order = logits.double().sort(dim=-1, descending=True, stable=True).indices
     for k in (1, 50, 4000, 262_143):
         expected = torch.zeros(logits.shape, dtype=torch.bool).scatter(-1, order[:, :k], True)
@@ -345,7 +342,7 @@ LARGE = {
 @pytest.mark.parametrize("name", LARGE)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_search_is_exact_in_large_vocabularies(name: str, dtype: torch.dtype) -> None:
-    logits = LARGE[name](generator()).to(dtype)
+    logits = LARGE[name](seeded()).to(dtype)
     for p in (0.05, 0.95):
         for filtered, given_row in zip(top_p(logits, p), logits, strict=True):
             ranked, order = given_row.double().sort(descending=True, stable=True)
@@ -360,7 +357,7 @@ def test_the_search_is_exact_in_large_vocabularies(name: str, dtype: torch.dtype
 
 @pytest.mark.parametrize("name", LARGE)
 def test_the_search_ends_where_rounding_hides_whether_p_is_reached(name: str) -> None:
-    logits = LARGE[name](generator())
+    logits = LARGE[name](seeded())
     assert (
         top_p(logits, 1 - 2**-53).where(logits > -INF, -INF).logsumexp(-1) - logits.logsumexp(-1)
     ).abs().max() < 1e-5
@@ -368,7 +365,7 @@ def test_the_search_ends_where_rounding_hides_whether_p_is_reached(name: str) ->
 
 def test_both_routes_agree_on_random_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     for scale, decimals in itertools.product((0.1, 1, 10), (0, 1, 6)):
-        logits = (scale * torch.randn(50, 400, generator=generator(), dtype=torch.float64)).round(decimals=decimals)
+        logits = (scale * torch.randn(50, 400, generator=seeded(), dtype=torch.float64)).round(decimals=decimals)
         for p in (0.1, 0.5, 0.95):
             monkeypatch.setattr(decoding, "_SORT_UP_TO", 0)
             by_search = top_p(logits, p)
@@ -410,7 +407,7 @@ def test_each_token_is_drawn_from_an_interval_as_long_as_its_probability() -> No
 
 def test_samples_have_the_frequencies_of_the_softmax() -> None:
     logits = row([0.0, 1.0, -INF, 2.0])
-    drawn = sample(logits.expand(100_000, 4), generator=generator(7))
+    drawn = sample(logits.expand(100_000, 4), generator=seeded(7))
     observed, expected = drawn.bincount(minlength=4), 100_000 * logits.softmax(-1)
     assert observed[2] == 0
     # Chi-square with 2 degrees of freedom exceeds 18.4 with probability 1e-4; the seed is fixed.
@@ -419,9 +416,9 @@ def test_samples_have_the_frequencies_of_the_softmax() -> None:
 
 
 def test_a_generator_repeats_its_samples_and_the_global_state_is_not_touched_by_it() -> None:
-    logits = torch.randn(64, 30, generator=generator())
+    logits = torch.randn(64, 30, generator=seeded())
     state = torch.random.get_rng_state()
-    assert torch.equal(sample(logits, generator=generator(3)), sample(logits, generator=generator(3)))
+    assert torch.equal(sample(logits, generator=seeded(3)), sample(logits, generator=seeded(3)))
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
@@ -436,8 +433,8 @@ def test_decode_is_sample_of_top_p_of_top_k_of_temperature(logits: list[float], 
     assert torch.equal(decoding_logits(row(logits), **options), composed)
     assert torch.equal(decoding_distribution(row(logits), **options), composed.softmax(-1))
     batch = row(logits).expand(20, len(logits))
-    drawn = decode(batch, **options, generator=generator(1))
-    assert torch.equal(drawn, sample(composed.expand(20, len(logits)), generator=generator(1)))
+    drawn = decode(batch, **options, generator=seeded(1))
+    assert torch.equal(drawn, sample(composed.expand(20, len(logits)), generator=seeded(1)))
 
 
 def test_temperature_and_top_p_do_not_commute() -> None:
@@ -455,7 +452,7 @@ def test_top_k_and_top_p_do_not_commute() -> None:
 
 
 def test_temperature_and_top_k_commute() -> None:
-    logits = torch.randn(20, 30, generator=generator(), dtype=torch.float64)
+    logits = torch.randn(20, 30, generator=seeded(), dtype=torch.float64)
     assert torch.equal(top_k(temperature(logits, 0.7), 5), temperature(top_k(logits, 5), 0.7))
 
 
@@ -467,7 +464,7 @@ def test_decoding_at_temperature_zero_is_greedy(logits: list[float]) -> None:
 
 
 def test_defaults_decode_from_the_policy_itself() -> None:
-    logits = torch.randn(4, 9, generator=generator(), dtype=torch.float64)
+    logits = torch.randn(4, 9, generator=seeded(), dtype=torch.float64)
     assert torch.equal(decoding_distribution(logits), logits.softmax(-1))
 
 
@@ -508,7 +505,7 @@ FILTERS = {
 @pytest.mark.parametrize("name", FILTERS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_filter_keeps_dtype_and_shape_and_leaves_its_input_alone(name: str, dtype: torch.dtype) -> None:
-    logits = torch.randn(2, 3, 6, generator=generator()).to(dtype)
+    logits = torch.randn(2, 3, 6, generator=seeded()).to(dtype)
     before = logits.clone()
     filtered = FILTERS[name](logits)
     assert filtered.dtype == dtype
@@ -523,7 +520,7 @@ def test_a_filter_keeps_dtype_and_shape_and_leaves_its_input_alone(name: str, dt
 @pytest.mark.usefixtures("route")
 @pytest.mark.parametrize("name", FILTERS)
 def test_the_gradient_reaches_the_kept_logits_and_no_others(name: str) -> None:
-    logits = torch.randn(4, 6, generator=generator(), dtype=torch.float64, requires_grad=True)
+    logits = torch.randn(4, 6, generator=seeded(), dtype=torch.float64, requires_grad=True)
     filtered = FILTERS[name](logits)
     finite = filtered > -INF
     (gradient,) = torch.autograd.grad(filtered.where(finite, 0.0).sum(), logits)
@@ -535,7 +532,7 @@ def test_the_gradient_reaches_the_kept_logits_and_no_others(name: str) -> None:
 
 @pytest.mark.parametrize("name", FILTERS)
 def test_filters_run_under_vmap(name: str) -> None:
-    logits = torch.randn(5, 8, generator=generator()).round(decimals=1)
+    logits = torch.randn(5, 8, generator=seeded()).round(decimals=1)
     assert torch.equal(torch.func.vmap(FILTERS[name])(logits), FILTERS[name](logits))
     assert torch.equal(torch.func.vmap(greedy)(logits), greedy(logits))
     jacobian = torch.func.jacrev(lambda x: FILTERS[name](x).softmax(-1))(logits[0].double())
@@ -545,7 +542,7 @@ def test_filters_run_under_vmap(name: str) -> None:
 @pytest.mark.parametrize("name", [*FILTERS, "greedy"])
 def test_filters_run_under_compile(name: str) -> None:
     function = greedy if name == "greedy" else FILTERS[name]
-    logits = torch.randn(5, 8, generator=generator()).round(decimals=1)
+    logits = torch.randn(5, 8, generator=seeded()).round(decimals=1)
     compiled = torch.compile(function, fullgraph=True, backend="eager")
     assert torch.equal(compiled(logits), function(logits))
 

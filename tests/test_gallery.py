@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import seeded
 
 from pgtheory import gallery
 from pgtheory.mdp import FiniteMDP, equiprobable_policy
@@ -299,7 +300,7 @@ def test_a_garnet_is_named_by_its_seed():
     one, same, other = (gallery.garnet(8, 2, 3, seed=s) for s in (1, 1, 2))
     assert torch.equal(one.transitions(), same.transitions())
     assert not torch.equal(one.transitions(), other.transitions())
-    by_generator = gallery.garnet(8, 2, 3, generator=torch.Generator().manual_seed(1))
+    by_generator = gallery.garnet(8, 2, 3, generator=seeded(1))
     assert torch.equal(one.transitions(), by_generator.transitions())
 
 
@@ -316,7 +317,7 @@ def test_the_next_states_of_a_garnet_are_uniform():
     # Each next state has inclusion probability k/n. χ² with n-1 degrees of freedom for draws without replacement has
     # mean below n-1, so exceeding 37.7 (the 0.999 quantile at 15) would happen by chance less than once in 1,000 seeds.
     n, k, rows = 16, 5, 4096
-    chosen = gallery._distinct(rows, k, n, torch.Generator().manual_seed(3))
+    chosen = gallery._distinct(rows, k, n, seeded(3))
     assert (chosen.sort(-1).values.diff(dim=-1) > 0).all()
     count = torch.bincount(chosen.flatten(), minlength=n).double()
     expected = rows * k / n
@@ -326,7 +327,7 @@ def test_the_next_states_of_a_garnet_are_uniform():
 def test_the_pieces_of_a_garnet_have_the_moments_of_uniform_spacings():
     # A spacing of k-1 uniform points is Beta(1, k-1): mean 1/k, second moment 2/(k(k+1)). Five standard errors.
     k, rows = 4, 20_000
-    pieces = gallery._random_partition(rows, k, torch.Generator().manual_seed(4))
+    pieces = gallery._random_partition(rows, k, seeded(4))
     assert pieces.sum(-1) == pytest.approx(np.ones(rows))
     assert pieces.mean(0).tolist() == pytest.approx([1 / k] * k, abs=5 * 0.19 / math.sqrt(rows))
     assert (pieces**2).mean(0).tolist() == pytest.approx([2 / (k * (k + 1))] * k, abs=5 * 0.13 / math.sqrt(rows))

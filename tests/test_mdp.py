@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
+from helpers import F64, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgtheory import gallery
 from pgtheory.mdp import DENSE_LIMIT, FiniteMDP, check_policy, equiprobable_policy
 
-F64 = torch.float64
 TOY_TEXT = ["FrozenLake-v1", "FrozenLake8x8-v1", "CliffWalking-v1", "Taxi-v4"]
 
 # A coin tossed until it shows heads, each toss costs 1; state 1 has a second action that gives up at once.
@@ -28,7 +28,7 @@ def coin(**changes):
 
 def random_table(seed, n_states=5, n_actions=3, n_rewards=4):
     """A dense table with unavailable actions and a last state that is terminal."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     p = torch.rand(n_states, n_actions, n_states, n_rewards, dtype=F64, generator=generator)
     p = p * (torch.rand(p.shape, generator=generator) < 0.4)
     p[..., 0, 0] += 0.1
@@ -123,7 +123,7 @@ def test_a_reward_that_never_happens_stays_in_the_reward_set_of_a_table():
 @settings(deadline=None, derandomize=True, max_examples=25)
 def test_from_transitions_keeps_p_and_the_expected_reward(seed):
     P = random_table(seed).sum(-1)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     r3 = torch.randn(P.shape, dtype=F64, generator=generator)
     by_arrival = FiniteMDP.from_transitions(P, r3, initial=0, terminal=[4])
     torch.testing.assert_close(by_arrival.transitions(), P, rtol=0, atol=1e-15)

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from helpers import F64, seeded
 from torch import Tensor
 
 from pgtheory import gallery
@@ -26,12 +27,6 @@ from pgtheory.returns import discounted_return, returns_to_go
 from pgtheory.softmax_policy import LinearPolicy, NeuralPolicy, TabularPolicy, log_softmax_policy, softmax_policy
 from pgtheory.trajectories import enumerate_trajectories, sample_trajectories
 from pgtheory.value_functions import finite_horizon_values, optimal_values
-
-F64 = torch.float64
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def random_preferences(mdp: FiniteMDP, seed: int = 0, *batch: int) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import F64, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -37,7 +38,6 @@ from pgtheory.softmax_policy import entropy, log_softmax_policy, softmax_policy
 from pgtheory.trajectories import at_steps, enumerate_trajectories, sample_trajectories
 from pgtheory.value_functions import action_values, advantages, state_values
 
-F64 = torch.float64
 NAN = float("nan")
 examples = settings(deadline=None, derandomize=True, max_examples=30)
 
@@ -78,7 +78,7 @@ ENDING: dict[str, tuple[Callable[[], FiniteMDP], int]] = {
 def problem(name: str, seed: int = 0) -> tuple[FiniteMDP, Tensor, int]:
     build, horizon = ENDING[name]
     mdp = build()
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     return mdp, torch.randn(mdp.n_states, mdp.n_actions, generator=generator, dtype=F64), horizon
 
 
@@ -136,7 +136,7 @@ def to_go(steps: Episode, gamma: float) -> list[float]:
 
 
 def test_the_loss_is_the_formula_written_out() -> None:
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     log_probs, rewards = (torch.randn(2, 3, 4, generator=generator, dtype=F64) for _ in range(2))
     mask = torch.arange(4) < torch.tensor([[4, 2, 0], [1, 3, 4]])[..., None]
     expected = 0.0
@@ -214,7 +214,7 @@ def test_the_monte_carlo_gradient_agrees_with_the_exact_one() -> None:
     mdp, preferences, horizon = problem("quiz")
     n, gamma = 20_000, 0.9
     policy = softmax_policy(preferences, available=mdp.available)
-    episodes = sample_trajectories(mdp, policy, n, horizon=horizon, generator=torch.Generator().manual_seed(1))
+    episodes = sample_trajectories(mdp, policy, n, horizon=horizon, generator=seeded(1))
     leaf = preferences.clone().requires_grad_()
     log_probs = at_steps(log_softmax_policy(leaf, available=mdp.available), episodes)
     (gradient,) = torch.autograd.grad(reinforce_loss(log_probs, episodes.rewards, gamma, mask=episodes.mask), leaf)
@@ -225,7 +225,7 @@ def test_the_monte_carlo_gradient_agrees_with_the_exact_one() -> None:
 
 def test_where_episodes_are_cut_off_the_estimand_is_the_gradient_of_the_cut_off_return() -> None:
     mdp = gallery.two_state_toy()
-    preferences = torch.randn(3, 2, generator=torch.Generator().manual_seed(2), dtype=F64).requires_grad_()
+    preferences = torch.randn(3, 2, generator=seeded(2), dtype=F64).requires_grad_()
     policy = softmax_policy(preferences, available=mdp.available)
     # E[R_1 + γ R_2 + γ² R_3], by the distribution of S_t
     step = torch.einsum("sa,sab->sb", policy, mdp.transitions())
@@ -276,7 +276,7 @@ def test_the_dtype_is_kept(dtype: torch.dtype) -> None:
 
 
 def test_the_losses_are_twice_differentiable_and_work_under_transforms() -> None:
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     log_probs, rewards = (torch.randn(3, 4, generator=generator, dtype=F64) for _ in range(2))
     mask = torch.arange(4) < torch.tensor([[4], [2], [3]])
     for loss in (reinforce_loss, full_return_loss):
@@ -289,7 +289,7 @@ def test_the_losses_are_twice_differentiable_and_work_under_transforms() -> None
 
 
 def test_the_loss_compiles_in_one_graph() -> None:
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     log_probs, rewards = (torch.randn(3, 4, generator=generator, dtype=F64) for _ in range(2))
     mask = torch.arange(4) < torch.tensor([[4], [2], [3]])
     compiled = torch.compile(reinforce_loss, fullgraph=True, backend="eager")
@@ -330,7 +330,7 @@ def test_leave_one_out_is_the_mean_of_the_others_written_out() -> None:
 
 
 def test_leave_one_out_advantages_are_scaled_deviations_from_the_mean() -> None:
-    returns = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=F64)
+    returns = torch.randn(5, 3, generator=seeded(0), dtype=F64)
     torch.testing.assert_close(returns - leave_one_out_baseline(returns), 5 / 4 * (returns - returns.mean(0)))
 
 
@@ -403,7 +403,7 @@ def test_the_entropy_bonus_moves_the_entropy_of_the_visited_states_but_not_the_v
 
 def test_bootstrapped_returns_are_the_action_values_in_expectation() -> None:
     mdp = gallery.two_state_toy()
-    preferences = torch.randn(3, 2, generator=torch.Generator().manual_seed(2), dtype=F64)
+    preferences = torch.randn(3, 2, generator=seeded(2), dtype=F64)
     policy, gamma, limit = softmax_policy(preferences, available=mdp.available), 0.9, 3
     values = state_values(mdp, policy, gamma)
     episodes, probabilities = enumerate_trajectories(mdp, policy, horizon=limit)
@@ -423,7 +423,7 @@ def test_bootstrapped_returns_are_the_action_values_in_expectation() -> None:
 @pytest.fixture(scope="module")
 def ledger() -> tuple[FiniteMDP, Tensor, float, dict[str, LedgerRow]]:
     mdp = masked()
-    preferences = torch.randn(4, 3, generator=torch.Generator().manual_seed(5), dtype=F64)
+    preferences = torch.randn(4, 3, generator=seeded(5), dtype=F64)
     gamma = 0.7
     rows = bias_ledger(mdp, preferences, gamma, horizon=2, batch_size=3, limit=1, top_p=0.6)
     return mdp, preferences, gamma, {row.name: row for row in rows}

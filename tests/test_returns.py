@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from helpers import seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import lfilter
@@ -42,7 +43,7 @@ HORIZONS = [
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, dtype=dtype, generator=seeded(seed))
 
 
 def prefix_mask(lengths: list[int], horizon: int) -> Tensor:
@@ -165,7 +166,7 @@ def test_a_return_does_not_see_earlier_rewards() -> None:
 
 @pytest.mark.parametrize("horizon", HORIZONS)
 def test_gamma_1_is_the_exact_sum_of_what_is_still_to_come(horizon: int) -> None:
-    rewards = torch.randint(-1000, 1000, (2, horizon), generator=torch.Generator().manual_seed(1))
+    rewards = torch.randint(-1000, 1000, (2, horizon), generator=seeded(1))
     sums = rewards.flip(-1).cumsum(-1).flip(-1)  # of integers
     assert torch.equal(returns_to_go(rewards.double(), 1.0), sums.double())
     assert torch.equal(discounted_return(rewards.double(), 1.0), sums[:, 0].double())

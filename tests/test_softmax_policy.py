@@ -9,6 +9,7 @@ import pytest
 import scipy.special
 import scipy.stats
 import torch
+from helpers import F64, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -29,7 +30,6 @@ from pgtheory.softmax_policy import (
     softmax_policy,
 )
 
-F64 = torch.float64
 NAN, INF = float("nan"), math.inf
 ROWS = [softmax_policy, log_softmax_policy, entropy, fisher_information]
 
@@ -39,12 +39,8 @@ TERMINAL = torch.tensor([[True, True, False, True], [False, False, False, False]
 examples = settings(deadline=None, derandomize=True, max_examples=60)
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=F64, generator=generator(seed))
+    return torch.randn(*shape, dtype=F64, generator=seeded(seed))
 
 
 def action_mask(mask: Tensor = TERMINAL) -> Tensor:
@@ -352,7 +348,7 @@ def test_the_linear_score_is_the_features_less_their_mean() -> None:
 
 def test_the_linear_score_is_the_gradient_through_a_linear_policy() -> None:
     features = normal(3, 4, 2)
-    policy = LinearPolicy(features, available=MASK, init_std=1.0, generator=generator(1))
+    policy = LinearPolicy(features, available=MASK, init_std=1.0, generator=seeded(1))
     states, actions = torch.tensor([2, 0, 1, 2]), torch.tensor([0, 3, 1, 3])
     found = linear_score(
         policy.features[states], policy.preferences(states), actions, available=policy.available_in(states)
@@ -364,7 +360,7 @@ def test_the_linear_score_is_the_gradient_through_a_linear_policy() -> None:
 
 
 def test_tabular_is_linear_with_one_hot_features() -> None:
-    tabular = TabularPolicy(3, 4, init_std=1.0, generator=generator(), dtype=F64)
+    tabular = TabularPolicy(3, 4, init_std=1.0, generator=seeded(), dtype=F64)
     linear = LinearPolicy(torch.eye(12, dtype=F64).reshape(3, 4, 12))
     with torch.no_grad():
         linear.theta.copy_(tabular.theta.reshape(-1))
@@ -373,7 +369,7 @@ def test_tabular_is_linear_with_one_hot_features() -> None:
 
 def test_the_neural_score_is_the_chain_rule_through_the_preferences() -> None:
     policy = NeuralPolicy(
-        5, 4, features=normal(3, 5), hidden=(6, 5), available=MASK, output_scale=1.0, generator=generator(), dtype=F64
+        5, 4, features=normal(3, 5), hidden=(6, 5), available=MASK, output_scale=1.0, generator=seeded(), dtype=F64
     )
     states, actions = torch.arange(3), torch.tensor([3, 1, 2])
     parameters = dict(policy.named_parameters())
@@ -388,11 +384,11 @@ def test_the_neural_score_is_the_chain_rule_through_the_preferences() -> None:
 
 
 def test_the_network_is_affine_tanh_affine() -> None:
-    policy = NeuralPolicy(3, 2, hidden=(4,), output_scale=1.0, generator=generator(), dtype=F64)
+    policy = NeuralPolicy(3, 2, hidden=(4,), output_scale=1.0, generator=seeded(), dtype=F64)
     first, _, last = policy.network
     with torch.no_grad():
-        first.bias.normal_(generator=generator(1))
-        last.bias.normal_(generator=generator(2))
+        first.bias.normal_(generator=seeded(1))
+        last.bias.normal_(generator=seeded(2))
     x = normal(7, 3)
     w1, b1, w2, b2 = (p.detach().numpy() for p in policy.parameters())
     expected = np.tanh(x.numpy() @ w1.T + b1) @ w2.T + b2
@@ -464,11 +460,9 @@ def test_everything_compiles_as_one_graph(mask: Tensor | None) -> None:
 def policies(available: Tensor | None = None, dtype: torch.dtype = F64) -> dict[str, SoftmaxPolicy]:
     common: dict[str, Any] = {"available": available, "dtype": dtype}
     return {
-        "tabular": TabularPolicy(3, 4, init_std=1.0, generator=generator(1), **common),
-        "linear": LinearPolicy(normal(3, 4, 5), init_std=1.0, generator=generator(2), **common),
-        "neural": NeuralPolicy(
-            3, 4, features=torch.eye(3, dtype=F64), output_scale=1.0, generator=generator(3), **common
-        ),
+        "tabular": TabularPolicy(3, 4, init_std=1.0, generator=seeded(1), **common),
+        "linear": LinearPolicy(normal(3, 4, 5), init_std=1.0, generator=seeded(2), **common),
+        "neural": NeuralPolicy(3, 4, features=torch.eye(3, dtype=F64), output_scale=1.0, generator=seeded(3), **common),
     }
 
 
@@ -500,7 +494,7 @@ def test_a_mask_in_the_call_replaces_the_own_mask(kind: str) -> None:
     h = policy.preferences(states)
     torch.testing.assert_close(policy.probabilities(states, available=other), softmax_policy(h, available=other))
     torch.testing.assert_close(policy.log_probs(states, available=other), log_softmax_policy(h, available=other))
-    drawn = policy.sample(torch.arange(3).expand(200, 3), available=other, generator=generator())
+    drawn = policy.sample(torch.arange(3).expand(200, 3), available=other, generator=seeded())
     assert other[torch.arange(3), drawn].all()
 
 
@@ -521,16 +515,16 @@ def test_parameters_can_be_reproduced_converted_and_saved(kind: str) -> None:
 def test_building_policies_leaves_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
     for policy in policies().values():
-        policy.sample(torch.arange(3), generator=generator())
+        policy.sample(torch.arange(3), generator=seeded())
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_policy_keeps_its_own_copy_of_what_it_was_given() -> None:
     h, mask, features = normal(3, 4), MASK.clone(), normal(3, 4, 5)
-    unmasked = LinearPolicy(features, init_std=1.0, generator=generator())
+    unmasked = LinearPolicy(features, init_std=1.0, generator=seeded())
     unmasked_before = unmasked.table()
     tabular, linear = TabularPolicy.from_preferences(h, available=mask), LinearPolicy(features, available=mask)
-    neural = NeuralPolicy(5, 4, features=features[:, 0], available=mask, generator=generator())
+    neural = NeuralPolicy(5, 4, features=features[:, 0], available=mask, generator=seeded())
     before = [policy.table().detach().clone() for policy in (tabular, linear, neural)]
     for given_tensor in (h, features, mask):
         given_tensor.fill_(True)
@@ -541,7 +535,7 @@ def test_a_policy_keeps_its_own_copy_of_what_it_was_given() -> None:
 
 def test_a_nan_feature_of_a_masked_action_reaches_neither_value_nor_gradient() -> None:
     features = torch.where(MASK.unsqueeze(-1), normal(3, 4, 2), NAN)
-    policy = LinearPolicy(features, available=MASK, init_std=1.0, generator=generator())
+    policy = LinearPolicy(features, available=MASK, init_std=1.0, generator=seeded())
     loss = torch.where(MASK, policy.log_probs(torch.arange(3)), 0.0).sum()
     (gradient,) = torch.autograd.grad(loss, policy.theta)
     assert gradient.isfinite().all()
@@ -555,7 +549,7 @@ def test_zero_parameters_are_the_uniform_policy_over_the_available_actions() -> 
 
 
 def test_a_new_neural_policy_is_almost_uniform() -> None:
-    policy = NeuralPolicy(8, 4, generator=generator(), dtype=F64)
+    policy = NeuralPolicy(8, 4, generator=seeded(), dtype=F64)
     probabilities = policy.probabilities(normal(100, 8))
     assert probabilities.min() > 0.23
     assert probabilities.max() < 0.27
@@ -563,13 +557,13 @@ def test_a_new_neural_policy_is_almost_uniform() -> None:
 
 
 def test_a_neural_policy_reads_observation_vectors() -> None:
-    policy = NeuralPolicy(4, 2, hidden=(), output_scale=1.0, generator=generator())
-    observations = torch.randn(5, 6, 4, generator=generator())
+    policy = NeuralPolicy(4, 2, hidden=(), output_scale=1.0, generator=seeded())
+    observations = torch.randn(5, 6, 4, generator=seeded())
     assert policy.probabilities(observations).shape == (5, 6, 2)
-    assert policy.sample(observations, generator=generator()).shape == (5, 6)
-    assert policy.sample(observations[0, 0], generator=generator()).shape == ()
+    assert policy.sample(observations, generator=seeded()).shape == (5, 6)
+    assert policy.sample(observations[0, 0], generator=seeded()).shape == ()
     mask = torch.tensor([True, False])
-    assert (policy.sample(observations, available=mask, generator=generator()) == 0).all()
+    assert (policy.sample(observations, available=mask, generator=seeded()) == 0).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -604,7 +598,7 @@ def test_an_action_of_probability_zero_is_never_drawn_even_if_the_rest_sums_belo
 
 def test_sample_frequencies_pass_a_chi_square_test() -> None:
     policy, n = policies(MASK)["tabular"], 20_000
-    drawn = policy.sample(torch.zeros(n, dtype=torch.int64), generator=generator(4))
+    drawn = policy.sample(torch.zeros(n, dtype=torch.int64), generator=seeded(4))
     counts = torch.bincount(drawn, minlength=4).numpy()
     expected = n * policy.table()[0].detach().numpy()
     assert counts[2] == 0
@@ -614,7 +608,7 @@ def test_sample_frequencies_pass_a_chi_square_test() -> None:
 
 def test_the_same_generator_gives_the_same_actions_and_terminal_states_give_zero() -> None:
     policy, states = policies(action_mask())["neural"], torch.arange(3).expand(50, 3)
-    first, second = policy.sample(states, generator=generator(7)), policy.sample(states, generator=generator(7))
+    first, second = policy.sample(states, generator=seeded(7)), policy.sample(states, generator=seeded(7))
     assert torch.equal(first, second)
     assert first.dtype == torch.int64
     assert not first.requires_grad

@@ -7,6 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from helpers import seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -20,10 +21,6 @@ from pgtheory.trajectories import (
     sample_trajectories,
     trajectory_probabilities,
 )
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def random_policy(mdp: FiniteMDP, seed: int = 0) -> torch.Tensor:

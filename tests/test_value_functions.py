@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse
 import scipy.sparse.linalg
 import torch
+from helpers import seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -46,10 +47,6 @@ FIGURE_3_5 = [
     [14.4, 16.0, 14.4, 13.0, 11.7],
 ]
 FIGURE_4_1 = [0, -14, -20, -22, -14, -18, -20, -20, -20, -20, -18, -14, -22, -20, -14, 0]
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def random_policy(mdp: FiniteMDP, *batch: int, seed: int = 0) -> Tensor:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import seeded
 
 from pgtheory.decoding import decoding_logits, temperature, top_k, top_p
 
@@ -11,7 +12,7 @@ SHAPES = [(1, 7), (16, 500), (4, 32_000)]
 
 
 def distinct(shape: tuple[int, int], dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    g = torch.Generator().manual_seed(sum(shape))
+    g = seeded(sum(shape))
     ranks = torch.stack([torch.randperm(shape[1], generator=g) for _ in range(shape[0])])
     return (8 * ranks / shape[1] - 4).to(dtype)
 

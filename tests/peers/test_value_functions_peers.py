@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers import seeded
 
 from pgtheory import gallery
 from pgtheory import value_functions as vf
@@ -44,7 +45,7 @@ def test_values_of_a_deterministic_policy_are_quantecons(
 ) -> None:
     monkeypatch.setattr(vf, "DENSE_STATES", threshold)
     mdp = CONTINUING[name]
-    noise = torch.randn(mdp.n_states, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(mdp.n_states, dtype=torch.float64, generator=seeded(0))
     policy = greedy_policy(mdp, noise, gamma)
     expected = discrete_dp(mdp, gamma).evaluate_policy(policy.argmax(-1).numpy())
     np.testing.assert_allclose(state_values(mdp, policy, gamma), expected, atol=1e-10 * np.abs(expected).max())
@@ -75,7 +76,7 @@ def test_garnet_of_4000_states_has_quantecons_values_by_its_sparse_form() -> Non
     Q = csr_matrix((o.probability.numpy(), (row, o.next_state.numpy())), shape=(16_000, 4000))
     s, a = np.divmod(np.arange(16_000), 4)
     ddp = markov.DiscreteDP(mdp.expected_rewards().numpy().reshape(-1), Q, gamma, s, a)
-    actions = torch.randint(0, 4, (4000,), generator=torch.Generator().manual_seed(0))
+    actions = torch.randint(0, 4, (4000,), generator=seeded(0))
     policy = torch.eye(4, dtype=torch.float64)[actions]
     expected = ddp.evaluate_policy(actions.numpy())
     np.testing.assert_allclose(state_values(mdp, policy, gamma), expected, atol=1e-10 * np.abs(expected).max())
