@@ -579,6 +579,7 @@ BAD = [
     ("temperature < 0", lambda: decode(row(GOOD), temperature=-1), ValueError, "temperature must be finite"),
     ("top_k = 0", lambda: decode(row(GOOD), top_k=0), ValueError, "top_k must be at least 1, not 0"),
     ("top_p = 0", lambda: decoding_distribution(row(GOOD), top_p=0), ValueError, r"top_p must be in \(0, 1\], not 0.0"),
+    ("logits of NaN for all steps", lambda: decoding_logits(row([0, math.nan])), ValueError, r"logits is NaN at \[1\]"),
     ("negative probability", lambda: decoded_policy(row([[1.5, -0.5]])), ValueError, r"policy is negative at \[0, 1\]"),
     ("policy is NaN", lambda: decoded_policy(row([[math.nan, 1]])), ValueError, r"policy is nan at \[0, 0\]"),
     ("uniform = 1", lambda: inverse_cdf(row(GOOD), torch.tensor(1.0)), ValueError, "uniforms is 1.0.*not in"),

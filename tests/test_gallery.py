@@ -362,6 +362,7 @@ BAD = {
         r"initial has shape \[1\], expected \[2\]",
     ),
     "prompts that sum to 0.8": (lambda: gallery.token_tree(n_prompts=2, initial=[0.4, 0.4]), "initial sums to 0.8"),
+    "sequences of no token": (lambda: gallery.token_sequences(0, 1), "n_tokens must be at least 1"),
     "branching above n_states": (lambda: gallery.garnet(3, 1, 4), "branching is 4, more than the 3 states"),
     "stop above 1": (lambda: gallery.garnet(3, 1, 2, stop_probability=2.0), r"stop_probability must be in \[0, 1\]"),
 }

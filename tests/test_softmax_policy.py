@@ -663,6 +663,11 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         ValueError,
         "available is on meta but preferences is on cpu",
     ),
+    "preferences NaN, of the information": (
+        lambda: fisher_information(torch.tensor([0.0, NAN])),
+        ValueError,
+        "preferences is nan at a=1: an available action needs a number, or -inf",
+    ),
     "available empty row": (
         lambda: softmax_policy(H, available=EMPTY_ROW),
         ValueError,

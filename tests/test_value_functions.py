@@ -972,6 +972,7 @@ BAD_CALLS = [
         ValueError,
         "gamma must",
     ),
+    ("discount of an optimal policy", lambda: optimal_policy(TOY, 2.0), ValueError, "gamma must be in"),
     (
         "no states",
         lambda: monte_carlo_values(whole_episodes(), 0.9, n_states=0),
