@@ -77,6 +77,6 @@ help: ## List the targets
 	@$(call install,.venv-peers,bench$(comma)peers)
 
 comma := ,
-require_python = .ci/install "$(PYTHON)"
+require_python = .ci/install "$(PYTHON)" || exit 1
 # $(call install,directory,extras): an environment of its own that holds the package, editable, at the locked versions.
 install = .ci/install "$(PYTHON)" $(1) "$(2)" && touch $@

@@ -1,6 +1,7 @@
 """What the tests share."""
 
 import torch
+from torch import Tensor
 
 F64 = torch.float64
 
@@ -8,3 +9,15 @@ F64 = torch.float64
 def seeded(seed: int = 0) -> torch.Generator:
     """A generator of random numbers of its own, so that no test depends on another."""
     return torch.Generator().manual_seed(seed)
+
+
+def assert_same_up_to_rounding(found: Tensor, expected: Tensor, ulps: int = 4) -> None:
+    """One number by two routes, batch shapes or kernels: a sum in another order rounds otherwise, on some machines.
+
+    `ulps` counts roundings, each of at most the dtype's epsilon times the largest entry. `torch.equal` is for what
+    has one value on every machine: the same call twice, integers, entries that are copied or selected, and numbers
+    that are exact in binary (sums of few halves, quarters, ...; a number plus zeros).
+    """
+    finite = expected.detach().where(expected.isfinite(), 0.0)
+    tolerance = ulps * torch.finfo(expected.dtype).eps * float(finite.abs().max())
+    torch.testing.assert_close(found, expected, rtol=0.0, atol=tolerance)
