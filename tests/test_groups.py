@@ -344,7 +344,9 @@ def grpo(**changes: Any) -> Tensor:
     return grpo_loss(**arguments)
 
 
+TOY, ZEROS = gallery.two_state_toy(), torch.zeros(3, 2, dtype=F64)
 BAD: list[tuple[str, Callable[[], object], type[Exception], str]] = [
+    ("ledger-size", lambda: group_bias_ledger(TOY, ZEROS, horizon=1, size=0), ValueError, "size must be"),
     ("group-scale", lambda: group_advantages(R, scale="batch"), ValueError, "scale is 'batch'"),  # type: ignore[arg-type]
     ("group-baseline", lambda: group_advantages(R, baseline="median"), ValueError, "baseline is 'median'"),  # type: ignore[arg-type]
     ("group-int", lambda: group_advantages(R.long()), TypeError, "rewards must hold floating-point"),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pgtheory import gallery
 from pgtheory.advantages import generalized_advantages
-from pgtheory.mdp import FiniteMDP
+from pgtheory.mdp import FiniteMDP, equiprobable_policy
 from pgtheory.policy_gradient import exact_policy_gradient, expected_gradient, performance
 from pgtheory.reinforce import reinforce_loss
 from pgtheory.softmax_policy import log_softmax_policy, softmax_policy
@@ -359,7 +359,12 @@ X = torch.zeros(2, 3, dtype=F64)
 M = torch.ones(2, 3, dtype=torch.bool)
 NAN = torch.full((2, 3), math.nan, dtype=F64)
 
+TOY = gallery.two_state_toy()
+EVEN = equiprobable_policy(TOY)
 BAD: list[tuple[str, Callable[[], object], type[Exception], str]] = [
+    ("clipped-nan", lambda: clipped_surrogate(NAN, X, X), ValueError, r"log_probs is nan at \[0, 0\]"),
+    ("difference-gamma", lambda: performance_difference(TOY, EVEN, EVEN, 1.5), ValueError, "gamma must be in"),
+    ("objective-gamma", lambda: surrogate_objective(TOY, EVEN, EVEN, 1.5), ValueError, "gamma must be in"),
     ("ppo-log-probs-nan", lambda: ppo_clip_loss(NAN, X, X), ValueError, r"log_probs is nan at \[0, 0\]"),
     ("ppo-log-probs-int", lambda: ppo_clip_loss(X.long(), X, X), TypeError, "log_probs must hold floating-point"),
     ("ppo-old-shape", lambda: ppo_clip_loss(X, X[0], X), ValueError, "old_log_probs has shape"),
