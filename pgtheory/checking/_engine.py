@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pgtheory.checking._forms import Binding, Container, Misfit, UnknownForm, contained, in_one_line
-from pgtheory.checking._report import Counterexample, Mistake, Report
+from pgtheory.checking.report import Counterexample, Mistake, Report
 
 # A right implementation may add 1e-8 to a denominator, or compute in single precision; no two mistakes are this close.
 RTOL, ATOL = 1e-4, 1e-5

@@ -25,7 +25,7 @@ from pgtheory.checking._draws import (
 )
 from pgtheory.checking._engine import call_quietly, misunderstood
 from pgtheory.checking._forms import Misfit
-from pgtheory.checking._report import Counterexample, Mistake, Report, Source, arxiv, issue, pull
+from pgtheory.checking.report import Counterexample, Mistake, Report, Source, arxiv, issue, pull
 
 if TYPE_CHECKING:
     import gymnasium

@@ -1,45 +1,42 @@
 """How people's functions are called: arguments found by their names, containers, and outputs made tensors."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
-from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor
 
-Container = Literal["torch", "torch.float32", "numpy", "list"]
-CONTAINERS: tuple[Container, ...] = ("torch", "torch.float32", "numpy", "list")
-
-# Parts of an argument's name that say nothing about what it is.
-_FILLERS = (
-    "all arr array b batch buf buffer ep episode flat in input is its list mb my np per ph seq sequence step t tensor "
-    "the token tokens tm1 traj trajectory vec x"
+from pgtheory.checking.calling import (
+    CONTAINERS,
+    Container,
+    Misfit,
+    as_tensor,
+    contained,
+    in_one_line,
+    parameters_of,
+    refuse_half_precision,
 )
+from pgtheory.checking.names import normalised
+from pgtheory.checking.report import UnknownForm
 
-
-class UnknownForm(TypeError):
-    """Raised by a check when a function cannot be called in, or returns, none of the forms that are understood.
-
-    Example:
-        >>> from pgtheory.checking import check_returns
-        >>> try:
-        ...     check_returns(lambda rewards, gamma: "seven")
-        ... except UnknownForm as error:
-        ...     print(str(error).splitlines()[0])
-        check_returns does not understand this function. It was called as
-
-    Attributes:
-        tried: the forms that were tried, and what happened in each.
-    """
-
-    tried: Mapping[str, str] = MappingProxyType({})
-
-
-class Misfit(Exception):
-    """A function cannot be called in this form, or its output is not one of this form."""
+__all__ = [
+    "CONTAINERS",
+    "Binding",
+    "Container",
+    "Misfit",
+    "Role",
+    "UnknownForm",
+    "as_tensor",
+    "bind",
+    "contained",
+    "in_one_line",
+    "normalised",
+    "parameters_of",
+    "refuse_half_precision",
+    "role_of",
+    "unpacked",
+]
 
 
 class Role(NamedTuple):
@@ -109,17 +106,6 @@ def bind(function: Callable[..., Any], roles: Sequence[Role]) -> Binding:
     return Binding(tuple(positional), keywords)
 
 
-def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """The arguments of a function, or of the `forward` of a module.
-
-    Raises:
-        TypeError: it is no function.
-        ValueError: it has no signature.
-    """
-    target = function.forward if isinstance(function, torch.nn.Module) else function
-    return list(inspect.signature(target).parameters.values())
-
-
 def _place(parameter: inspect.Parameter, parameters: Sequence[inspect.Parameter]) -> int:
     """How many arguments stand before this one."""
     return [p.name for p in parameters].index(parameter.name)
@@ -134,26 +120,8 @@ def role_of(name: str, roles: Sequence[Role]) -> str | None:
     return None
 
 
-def normalised(name: str) -> str:
-    """An argument's name without what says nothing: `batch_rewards_list`, `rewards` and `reward` are the same."""
-    parts, fillers = name.lower().strip("_").split("_"), _FILLERS.split()
-    joined = "".join(part for part in parts if part not in fillers) or "".join(parts)
-    return joined.removesuffix("s") if len(joined) > 2 else joined
-
-
 def _understood(roles: Sequence[Role]) -> str:
     return ", ".join(role.name for role in roles)
-
-
-def contained(value: Any, container: Container) -> Any:
-    """A fresh copy of a tensor in the container that a function expects; other values as they are."""
-    if not isinstance(value, Tensor):
-        return value
-    if container == "torch.float32":
-        return value.float() if value.is_floating_point() else value.clone()
-    if container == "torch":
-        return value.clone()
-    return value.numpy().copy() if container == "numpy" else value.tolist()
 
 
 def unpacked(output: Any) -> Any:
@@ -174,51 +142,3 @@ def unpacked(output: Any) -> Any:
 def _is_indexed(item: Any) -> bool:
     pair = isinstance(item, tuple) and len(item) == 2
     return pair and isinstance(item[0], Integral) and not isinstance(item[1], Integral)
-
-
-def in_one_line(error: Exception) -> str:
-    """An exception as one short line."""
-    text = " ".join(str(error).split())
-    prefix = "" if isinstance(error, Misfit) else f"{type(error).__name__}: "
-    return prefix + (text if len(text) < 160 else text[:157] + "...")
-
-
-def as_tensor(output: Any) -> Tensor:
-    """What a function returned, as a tensor: floats in double precision, booleans and integers as they are.
-
-    Raises:
-        Misfit: it is not a number or an array of numbers, or these are in half precision.
-    """
-    if isinstance(output, Tensor):
-        tensor = output.detach()
-    else:
-        try:
-            tensor = torch.as_tensor(_as_array(output))
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise Misfit(f"it returned {_described(output)}, not numbers") from error
-    refuse_half_precision(tensor)
-    return tensor.double() if tensor.is_floating_point() else tensor
-
-
-def refuse_half_precision(tensor: Tensor) -> None:
-    """Raise `Misfit` if the numbers are too coarse to be compared with what is right."""
-    if tensor.dtype in (torch.float16, torch.bfloat16):
-        raise Misfit(f"it returned {tensor.dtype}, too coarse for a comparison: let it compute in single precision")
-
-
-def _as_array(output: Any) -> np.ndarray[Any, Any]:
-    if output is None or isinstance(output, str | bytes | Mapping):
-        raise TypeError
-    if isinstance(output, Tensor):
-        output = output.detach().cpu().numpy()
-    elif isinstance(output, Iterable) and not hasattr(output, "__array__"):
-        output = [_as_array(part) for part in output]
-    array = np.asarray(output)
-    if array.dtype == object or array.dtype.kind not in "biuf":
-        raise TypeError
-    return array.copy()
-
-
-def _described(output: Any) -> str:
-    text = repr(output)
-    return f"{type(output).__name__} {text if len(text) < 60 else text[:57] + '...'}"

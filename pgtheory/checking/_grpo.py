@@ -52,7 +52,7 @@ from pgtheory.checking._ppo import (
     values,
     ways,
 )
-from pgtheory.checking._report import Counterexample, Report, Source, arxiv, issue, pull
+from pgtheory.checking.report import Counterexample, Report, Source, arxiv, issue, pull
 
 _F64 = torch.float64
 _GRPO = arxiv("Shao et al., 2024 (the right form)", "2402.03300")
@@ -827,14 +827,14 @@ def _unknown(trial: _Trial) -> _Study:
     single = [i for i, case in enumerate(trial.cases) if len(case.rewards) == 1]
     part = Attempt(trial.attempt.name, [trial.attempt.answers[i] for i in single])
     found = explained(trial.axes, [trial.grids[i] for i in single], part, unit=False)
-    final = bool(found) and not found[0].mistakes(trial.axes)
+    final = bool(found) and not found[0].mistakes
     remarks = ("with one group it is right", *sorted(trial.notes)) if final else tuple(sorted(trial.notes))
     return _Study(trial.way, None, remarks, example, len(trial.cases), {}, final)
 
 
 def _known(trial: _Trial, found: Explanation) -> _Study:
     """The verdict about a function whose slopes are explained where the rewards alone count."""
-    wrong = found.mistakes(trial.axes)
+    wrong = found.mistakes
     examples = []
     if wrong:
         fault, expected = nearest_right(trial.axes, trial.grids, trial.attempt.answers, unit=False) or (
@@ -842,7 +842,7 @@ def _known(trial: _Trial, found: Explanation) -> _Study:
             torch.zeros_like(trial.grids[0].taken, dtype=_F64),
         )
         examples.append(trial.counterexample(trial.cases[fault], expected, trial.attempt.answers[fault]))
-    keys, remarks = list(wrong), list(found.remarks(trial.axes))
+    keys, remarks = list(wrong), list(found.remarks)
     for more in (_equal_rewards(trial, found), _penalty(trial, found)):
         if more.keys is None:
             return _Study(trial.way, None, (), more.example, len(trial.cases), {}, True)

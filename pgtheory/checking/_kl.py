@@ -33,7 +33,7 @@ from pgtheory.checking._forms import (
     contained,
     unpacked,
 )
-from pgtheory.checking._report import Counterexample, Mistake, Report, Source, arxiv, issue, pull
+from pgtheory.checking.report import Counterexample, Mistake, Report, Source, arxiv, issue, pull
 
 _F64 = torch.float64
 _STEMS = "log_probs log_prob logprobs logprob logps logp log_ps log_p log_pi logpi lp"

@@ -16,7 +16,7 @@ from pgtheory.checking._enumeration import GAMMAS, N_ACTIONS, N_STATES, Enumerat
 from pgtheory.checking._forms import Misfit
 from pgtheory.checking._loss_forms import LossForm, forms
 from pgtheory.checking._recipes import Recipe, as_loss, faults, recipes, stacked_slopes
-from pgtheory.checking._report import Counterexample, Mistake, Report, Source, arxiv, issue, pull
+from pgtheory.checking.report import Counterexample, Mistake, Report, Source, arxiv, issue, pull
 
 # A right loss may compute in single precision; a known mistake may add 1e-5 to a denominator.
 RIGHT, SAME = 1e-4, 1e-3

@@ -38,7 +38,7 @@ from pgtheory.checking._losses import (
     slopes,
     value_slopes,
 )
-from pgtheory.checking._report import Report, Source, arxiv, issue, pull
+from pgtheory.checking.report import Report, Source, arxiv, issue, pull
 
 _F64 = torch.float64
 _PPO = arxiv("Schulman et al., 2017, eq. (7) (the right form)", "1707.06347")
@@ -819,7 +819,7 @@ class Finding(NamedTuple):
 
     def told(self, axes: Sequence[Axis]) -> bool:
         """Whether it is worth looking at: code for numbers has no gradient if it is called with tensors."""
-        return not self.found or self.found[0].mistakes(axes) != ("no_gradient",)
+        return not self.found or self.found[0].mistakes != ("no_gradient",)
 
 
 def check_ppo(
@@ -872,7 +872,7 @@ def check_ppo(
             continue
         found = explained(axes, grids, tried, unit=True)
         findings.append(Finding(tried, found, frozenset(notes), way))
-        if found and not found[0].mistakes(axes):
+        if found and not found[0].mistakes:
             break
     if not findings:
         raise misunderstood("ppo", misfits)
@@ -901,15 +901,15 @@ def explained(axes: Sequence[Axis], grids: Sequence[Grid], tried: Attempt, *, un
 
 def best(findings: Sequence[Finding], axes: Sequence[Axis]) -> Finding:
     """The finding with the fewest mistakes; an unexplained one only if there is no other."""
-    return min(findings, key=lambda f: len(f.found[0].mistakes(axes)) if f.found else math.inf)
+    return min(findings, key=lambda f: len(f.found[0].mistakes) if f.found else math.inf)
 
 
 def _report(
     finding: Finding, axes: Sequence[Axis], cases: Sequence[_Case], grids: Sequence[Grid], binding: Binding | None
 ) -> Report:
     tried, found, notes, way = finding
-    keys = found[0].mistakes(axes) if found else ()
-    remarks = (*(found[0].remarks(axes) if found else ()), *sorted(notes))
+    keys = found[0].mistakes if found else ()
+    remarks = (*(found[0].remarks if found else ()), *sorted(notes))
     if found and not keys:
         return Report("ppo", True, remarks=remarks, form=tried.name, n_cases=len(cases))
     fault, expected = nearest_right(axes, grids, tried.answers, unit=True) or (0, torch.tensor(torch.nan))

@@ -23,7 +23,7 @@ from pgtheory.checking._engine import (
     shaped,
 )
 from pgtheory.checking._forms import CONTAINERS, Binding, Container, Misfit, Role, as_tensor, bind, unpacked
-from pgtheory.checking._report import Counterexample, Mistake, Report, Source, issue, pull
+from pgtheory.checking.report import Counterexample, Mistake, Report, Source, issue, pull
 from pgtheory.softmax_policy import softmax_policy
 
 _F64 = torch.float64

@@ -34,7 +34,7 @@ from pgtheory.checking._forms import (
     unpacked,
 )
 from pgtheory.checking._readings import Reading, readings
-from pgtheory.checking._report import Counterexample, Mistake, Report, Source, arxiv, issue, pull
+from pgtheory.checking.report import Counterexample, Mistake, Report, Source, arxiv, issue, pull
 from pgtheory.decoding import top_k, top_p
 
 _F64 = torch.float64

@@ -11,35 +11,20 @@ import torch
 from torch import Tensor
 
 from pgtheory.advantages import generalized_advantages
-from pgtheory.checking._advantages import MISTAKES, _Reading, cases, check_advantages
-from pgtheory.checking._forms import UnknownForm
-from pgtheory.checking._report import Mistake
+from pgtheory.checking.kinds.advantages import CHECK, check_advantages
+from pgtheory.checking.report import UnknownForm
 
-VARIANTS = [(mistake, f) for mistake in MISTAKES for f in mistake.implementations]
-CANONICAL = {"rewards", "values", "next_values", "gamma", "lam", "terminated", "truncated"}
-
-
-@pytest.mark.parametrize(("mistake", "implementation"), VARIANTS, ids=lambda x: x.key if isinstance(x, Mistake) else "")
-def test_each_known_mistake_is_named_and_told_apart_from_all_others(mistake: Mistake, implementation: Any) -> None:
-    report = check_advantages(implementation)
-    assert not report.ok
-    assert report.mistakes == (mistake,)
-    assert not any("the same as" in remark for remark in report.remarks)
-
-
-def test_names_and_keys_are_unique_and_everything_has_a_source() -> None:
-    assert len({m.key for m in MISTAKES}) == len({m.name for m in MISTAKES}) == len(MISTAKES) >= 30
-    assert all(m.sources and m.implementations and m.check == "advantages" for m in MISTAKES)
+CANONICAL = frozenset(["rewards", "values", "next_values", "gamma", "lam", "terminated", "truncated", "tail next"])
 
 
 def brute_force(truth: dict[str, Any]) -> list[list[float]]:
-    """Every advantage from the definition, term by term."""
-    rows = []
+    """Every advantage from the definition, term by term, over the steps taken."""
+    rows: list[list[float]] = []
     for n, t in itertools.product(range(truth["rewards"].shape[0]), range(truth["rewards"].shape[1])):
         total, weight = 0.0, 1.0
         for k in range(t, truth["rewards"].shape[1]):
             if not truth["mask"][n, k]:
-                break
+                continue
             bootstrap = 0.0 if truth["terminated"][n, k] else float(truth["next_values"][n, k])
             total += weight * float(truth["rewards"][n, k] + truth["gamma"] * bootstrap - truth["values"][n, k])
             weight *= truth["gamma"] * truth["lam"]
@@ -51,35 +36,37 @@ def brute_force(truth: dict[str, Any]) -> list[list[float]]:
     return rows
 
 
-@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize("rows", [False, True])
 @pytest.mark.parametrize(
-    ("tail", "roles"),
+    "facts",
     [
-        ("next", CANONICAL),
-        ("last", {"dones", "last_value"}),
-        ("T+1", {"dones"}),
-        ("T+1", set()),
-        ("none", {"dones"}),
-        ("none", {"taken"}),
-        ("next", CANONICAL | {"mask"}),
+        CANONICAL,
+        {"dones", "last_value", "tail last", "either"},
+        {"dones", "tail T+1", "either"},
+        {"tail T+1", "either"},
+        {"dones", "tail none", "either"},
+        {"mask", "tail none", "either"},
+        CANONICAL | {"mask"},
     ],
+    ids=lambda facts: "-".join(sorted(facts)),
 )
-def test_the_expected_advantages_are_the_definition_term_by_term(tail: str, roles: set[str], batch: bool) -> None:
-    found = cases(_Reading(tail), frozenset(roles), batch=batch)
-    assert len(found) >= 10
-    for case in found:
-        torch.testing.assert_close(case.expected.tolist(), brute_force(case.inputs["truth"]), rtol=0, atol=1e-9)
+def test_the_expected_advantages_are_the_definition_term_by_term(facts: set[str], rows: bool) -> None:
+    bench = CHECK.bench(frozenset(facts), rows=rows)
+    assert len(bench.cases) >= 10
+    for i, case in enumerate(bench.cases):
+        answer = bench.answer(CHECK.right[""], i)
+        assert isinstance(answer, Tensor)
+        torch.testing.assert_close(answer.tolist(), brute_force(dict(case.inputs)), rtol=0, atol=1e-9)
 
 
 def test_the_first_cases_are_the_smallest_and_correct_by_hand() -> None:
-    first, second, third = cases(_Reading("next"), frozenset(CANONICAL), batch=False)[:3]
-    assert first.expected.tolist() == [[1.0 - 2.0]]
-    assert second.expected.tolist() == [[1.0 + 0.5 * 5.0 - 2.0]]
-    assert third.expected.tolist() == [[1.0 + 0.5 * 7.0 - 2.0]]
+    bench = CHECK.bench(CANONICAL, rows=True)
+    by_hand = [[[1.0 - 2.0]], [[1.0 + 0.5 * 5.0 - 2.0]], [[1.0 + 0.5 * 7.0 - 2.0]]]
+    assert [bench.answer(CHECK.right[""], i).tolist() for i in range(3)] == by_hand  # type: ignore[union-attr]
 
 
 def test_values_are_distinct_and_next_values_differ_from_the_row_only_after_an_end() -> None:
-    for case in cases(_Reading("next"), frozenset(CANONICAL), batch=True):
+    for case in CHECK.bench(CANONICAL).cases:
         values, after = case.inputs["values"], case.inputs["next_values"]
         ends = case.inputs["terminated"] | case.inputs["truncated"]
         assert torch.equal((values[:, 1:] != after[:, :-1]), ends[:, :-1])
@@ -310,10 +297,6 @@ def in_place(rewards, values, next_values, gamma, lam, terminated, truncated):  
     return rewards
 
 
-def by_place(a, b, c, d, e, f, g):  # type: ignore[no-untyped-def]
-    return canonical_loop(a, b, c, d, e, f, g)
-
-
 def from_lambda_returns(rewards, values, dones, gamma, lam, **_):  # type: ignore[no-untyped-def]
     out, target = [], values[-1]
     for t in reversed(range(len(rewards))):
@@ -370,10 +353,7 @@ RIGHT = [
     matrix_form,
     Estimator(),
     in_place,
-    by_place,
     from_lambda_returns,
-    mask_of_what_goes_on,
-    mask_of_the_ends,
     rows_one_after_another,
     rllib,
     functools.partial(canonical_loop),
@@ -604,6 +584,20 @@ def test_a_counterexample_shows_what_the_function_was_given_and_nothing_else() -
     assert "truth" not in str(report)
 
 
+DECLARED = [
+    (mask_of_what_goes_on, {"done_mask": "not_dones"}),
+    (mask_of_the_ends, {"done_mask": "dones"}),
+]
+
+
+@pytest.mark.parametrize(("function", "names"), DECLARED, ids=lambda x: getattr(x, "__name__", ""))
+def test_a_name_with_two_meanings_is_asked_for_and_declared(function: Any, names: dict[str, str]) -> None:
+    report = check_advantages(function)
+    assert report.verdict == "abstains"
+    assert f"names={names}" in report.abstains
+    assert check_advantages(function, names=names).ok
+
+
 def test_flags_with_one_more_entry_are_not_tried_where_others_fit() -> None:
     report = check_advantages(current_dones_read_as_last_dones)
     assert "T+1" not in report.form
@@ -657,9 +651,9 @@ def test_the_report_is_the_same_twice_and_random_states_are_kept() -> None:
 
 
 def test_a_form_can_be_chosen() -> None:
-    assert check_advantages(canonical_loop, form="numpy [T]").form == "numpy [T]"
+    assert check_advantages(canonical_loop, layout="numpy [T]").form == "numpy [T]"
     with pytest.raises(UnknownForm):
-        check_advantages(canonical_loop, form="[T, B, 1]")
+        check_advantages(canonical_loop, layout="[T, B, 1]")
 
 
 def test_of_several_outputs_that_to_which_the_values_are_added_is_taken_wherever_it_stands() -> None:

@@ -1,6 +1,7 @@
 """The check of returns: what is right in whatever form passes, each known mistake is named, others are unknown."""
 
 import functools
+import itertools
 from collections import deque
 from typing import Any
 
@@ -10,35 +11,30 @@ import scipy.signal
 import torch
 from torch import Tensor
 
-from pgtheory.checking._forms import UnknownForm
-from pgtheory.checking._report import Mistake
-from pgtheory.checking._returns import MISTAKES, cases, check_returns
+from pgtheory.checking.kinds.returns import CHECK, check_returns
+from pgtheory.checking.report import UnknownForm
 from pgtheory.returns import return_matrix, returns_to_go
 
-VARIANTS = [(mistake, f) for mistake in MISTAKES for f in mistake.implementations]
+FACTS = [{"rewards", "gamma"}, {"dones"}, {"mask"}, {"dones", "mask"}]
 
 
-@pytest.mark.parametrize(("mistake", "implementation"), VARIANTS, ids=lambda x: x.key if isinstance(x, Mistake) else "")
-def test_each_known_mistake_is_named_and_told_apart_from_all_others(mistake: Mistake, implementation: Any) -> None:
-    report = check_returns(implementation)
-    assert not report.ok
-    assert report.diagnosis == mistake.name
-    assert not any("the same as" in remark for remark in report.remarks)
-
-
-@pytest.mark.parametrize("batch", [False, True])
-@pytest.mark.parametrize("roles", [set(), {"dones"}, {"mask"}])
-def test_the_expected_returns_are_sums_written_out(roles: set[str], batch: bool) -> None:
-    for case in cases(frozenset(roles), batch=batch):
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize("facts", FACTS, ids=lambda facts: "-".join(sorted(facts)))
+def test_the_expected_returns_are_sums_written_out(facts: set[str], rows: bool) -> None:
+    bench = CHECK.bench(frozenset(facts), rows=rows)
+    for i, case in enumerate(bench.cases):
         rewards, dones, mask, gamma = (case.inputs[name] for name in ("rewards", "dones", "mask", "gamma"))
-        for n in range(len(rewards)):
-            for t in range(rewards.shape[1]):
-                total = 0.0
+        for name, implementation in CHECK.right.items():
+            answer = bench.answer(implementation, i)
+            assert isinstance(answer, Tensor)
+            for n, t in itertools.product(range(rewards.shape[0]), range(rewards.shape[1])):
+                total, factor = 0.0, 1.0
                 for k in range(t, rewards.shape[1]):
-                    total += gamma ** (k - t) * float(rewards[n, k]) * bool(mask[n, k])
+                    total += factor * float(rewards[n, k]) * bool(mask[n, k])
                     if dones[n, k]:
                         break
-                assert float(case.expected[n, t]) == pytest.approx(total * bool(mask[n, t]), abs=1e-9)
+                    factor *= gamma if mask[n, k] or not name else 1.0
+                assert float(answer[n, t]) == pytest.approx(total * bool(mask[n, t]), abs=1e-9)
 
 
 def list_loop(rewards: list[float], gamma: float) -> list[float]:
@@ -104,8 +100,17 @@ def with_is_terminal(rewards: list[float], is_terminals: list[bool], gamma: floa
 def masked(token_rewards: Tensor, response_mask: Tensor, gamma: float) -> Tensor:
     running, result = torch.zeros(len(token_rewards), dtype=token_rewards.dtype), torch.zeros_like(token_rewards)
     for t in reversed(range(token_rewards.shape[1])):
-        running = (token_rewards[:, t] + gamma * running) * response_mask[:, t]
+        running = token_rewards[:, t] * response_mask[:, t] + gamma * running
         result[:, t] = running
+    return result * response_mask
+
+
+def over_the_tokens_of_the_answer(token_rewards: Tensor, resp_mask: Tensor, gamma: float) -> Tensor:
+    """As verl does since August 2026: a masked token keeps the running sum as it is."""
+    running, result = torch.zeros(len(token_rewards), dtype=token_rewards.dtype), torch.zeros_like(token_rewards)
+    for t in reversed(range(token_rewards.shape[1])):
+        on = resp_mask[:, t]
+        result[:, t] = running = (token_rewards[:, t] + gamma * running) * on + running * (1 - on)
     return result
 
 
@@ -161,9 +166,9 @@ RIGHT = {
     "flags as numbers": with_dones,
     "flags in a list": with_is_terminal,
     "a mask": masked,
+    "discounted over the steps taken": over_the_tokens_of_the_answer,
     "a module": Returns(),
     "a partial function": functools.partial(lambda scale, rewards, gamma: returns_to_go(rewards, gamma) * scale, 1.0),
-    "other names by place": lambda a, b: returns_to_go(a, b) * 1,
     "any arguments": lambda *arguments: returns_to_go(*arguments) * 1,
     "the discount first, by name": lambda gamma, rewards: returns_to_go(rewards, gamma),
     "single precision": lambda rewards, gamma: returns_to_go(rewards.float(), gamma),
@@ -171,8 +176,6 @@ RIGHT = {
     "a mask of what goes on": going,
     "flags that must be numbers": not_a_truth_value,
     "flags that are called not done": lambda rewards, not_dones, gamma: going(0.0, rewards, not_dones, gamma),
-    "a mask that may be either": lambda rewards, gamma, done_mask: going(0.0, rewards, done_mask, gamma),
-    "a mask that is the flags": lambda rewards, gamma, done_mask: with_dones(rewards, 1.0 * done_mask, gamma),
     "a discount for each step": lambda r_t, discount_t: going(0.0, r_t, discount_t, 1.0),
     "two flags": either_flag,
     "rows one after another": rows_one_after_another,
@@ -188,17 +191,66 @@ def test_what_is_right_passes_in_whatever_form(implementation: Any) -> None:
     assert report.ok, report
 
 
-def test_time_first_is_right_as_time_first_and_wrong_as_batch_first() -> None:
-    def time_first(rewards: Tensor, gamma: float) -> Tensor:
-        assert rewards.ndim == 2
-        return returns_to_go(rewards.T, gamma).T
+def time_first(rewards: Tensor, gamma: float) -> Tensor:
+    assert rewards.ndim == 2
+    return returns_to_go(rewards.T, gamma).T
 
-    assert "[T, B]" in check_returns(time_first).form
-    assert not check_returns(time_first, form="[B, T]").ok
+
+def test_a_function_of_batches_that_is_right_time_first_only_is_asked_for_its_layout() -> None:
+    report = check_returns(time_first)
+    assert report.verdict == "abstains"
+    assert "layout='[T, B]'" in report.abstains
+    assert check_returns(time_first, layout="[T, B]").ok
+    assert not check_returns(time_first, layout="[B, T]").ok
+    assert check_returns(call=lambda x: time_first(x.rewards.mT, x.gamma).mT).ok
+
+
+def test_a_sum_over_the_rows_of_a_batch_is_not_right_without_a_word() -> None:
+    def over_the_first_axis(rewards: Tensor, gamma: float) -> Tensor:
+        result, running = torch.zeros_like(rewards), torch.zeros_like(rewards[0])
+        for t in reversed(range(len(rewards))):
+            result[t] = running = rewards[t] + gamma * running
+        return result
+
+    remark, *_ = check_returns(over_the_first_axis).remarks
+    assert "right for one row [T], and for a batch as [T, B], not as [B, T]" in remark
+    assert check_returns(over_the_first_axis, layout="[B, T]").verdict == "wrong"
+    assert not any("batch" in remark for remark in check_returns(over_the_first_axis, layout="[T, B]").remarks)
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_the_polarity_of_a_mask_is_declared(inverted: bool) -> None:
+    def function(rewards: Any, gamma: float, done_mask: Any) -> Any:
+        going_on = [1.0 - float(x) if inverted else float(x) for x in done_mask]
+        return going(0.0, list(rewards), going_on, gamma)
+
+    report = check_returns(function)
+    assert report.verdict == "abstains"
+    assert "names={'done_mask': 'not_dones'}" in report.abstains
+    with pytest.raises(UnknownForm, match="declare which is meant"):
+        report.raise_if_wrong()
+    assert check_returns(function, names={"done_mask": "not_dones"}).ok is not inverted
+    assert check_returns(function, names={"done_mask": "dones"}).ok is inverted
+
+
+def test_the_report_says_which_argument_got_what() -> None:
+    report = check_returns(lambda batch_rews, discount, scale=1.0: returns_to_go(batch_rews, discount) * scale)
+    assert report.binding == {"batch_rews": "rewards", "discount": "gamma", "scale": "left at 1.0"}
+    assert "batch_rews: rewards; discount: gamma; scale: left at 1.0" in str(report)
+    assert check_returns(lambda rewards, gamma: (0.0, returns_to_go(rewards, gamma))).judged == "element 1 of 2"
+
+
+def test_call_is_told_what_it_reads() -> None:
+    assert check_returns(call=lambda x: returns_to_go(x.rewards, x.gamma)).ok
+    assert check_returns(call=lambda x: returns_to_go(x.rewards, x.gamma, mask=x.mask)).ok
+    flags = check_returns(call=lambda x: returns_to_go(x.rewards, x.gamma) + 0.0 * x.dones)
+    assert flags.mistakes[0].key == "returns.episodes_not_separated"
+    with pytest.raises(UnknownForm, match="no input 'scores', only rewards"):
+        check_returns(call=lambda x: x.scores)
 
 
 def test_division_by_powers_of_gamma_is_right_with_a_remark() -> None:
-    assert check_returns(by_division).remarks == ("it fails at γ = 0",)
+    assert "it fails at γ = 0" in check_returns(by_division).remarks
 
 
 def test_a_default_in_place_of_zero_is_wrong() -> None:
@@ -220,7 +272,9 @@ def test_integers_that_are_truncated_are_a_remark() -> None:
             result[t] = total = total * gamma + rewards[t]
         return result
 
-    assert any("integer rewards are truncated" in remark for remark in check_returns(truncating, form="numpy").remarks)
+    assert any(
+        "integer rewards are truncated" in remark for remark in check_returns(truncating, layout="numpy").remarks
+    )
 
 
 def test_a_function_for_one_episode_that_is_wrong_for_batches_gets_a_remark() -> None:
@@ -232,8 +286,8 @@ def test_a_function_for_one_episode_that_is_wrong_for_batches_gets_a_remark() ->
     assert any("given a batch" in remark for remark in report.remarks)
 
 
-def never_set_to_zero(batch: list[list[float]], gamma: float) -> list[list[float]]:
-    running, result = 0.0, [list(episode) for episode in batch]
+def never_set_to_zero(batch_rewards: list[list[float]], gamma: float) -> list[list[float]]:
+    running, result = 0.0, [list(episode) for episode in batch_rewards]
     for episode in result:
         for t in reversed(range(len(episode))):
             episode[t] = running = episode[t] + gamma * running
@@ -245,6 +299,23 @@ def standardised_if_it_can_be(rewards: Any, gamma: float) -> Tensor:
     return (result - result.mean()) / (result.std() + 1e-8) if len(result) > 1 else result
 
 
+def cut_at_masked_steps(token_level_rewards: Tensor, response_mask: Tensor, gamma: float) -> Tensor:
+    running, result = torch.zeros(len(token_level_rewards)).double(), torch.zeros_like(token_level_rewards)
+    for t in reversed(range(token_level_rewards.shape[1])):
+        result[:, t] = running = token_level_rewards[:, t] + gamma * running
+        running = running * response_mask[:, t]
+    return result * response_mask
+
+
+def reset_at_rewards(r: Any, gamma: float) -> Any:
+    result, running = np.zeros_like(r, dtype=float), 0.0
+    for t in reversed(range(len(r))):
+        if r[t] != 0:
+            running = 0.0
+        result[t] = running = running * gamma + r[t]
+    return result
+
+
 def starts_read_as_ends(rewards: Any, episode_starts: Any, gamma: float) -> list[float]:
     return with_is_terminal(list(rewards), list(episode_starts), gamma)
 
@@ -253,6 +324,8 @@ NAMED = [
     ("rows_run_together", never_set_to_zero),
     ("standardised", standardised_if_it_can_be),
     ("done_of_another_step", starts_read_as_ends),
+    ("cut_at_masked_steps", cut_at_masked_steps),
+    ("reset_at_rewards", reset_at_rewards),
     ("episodes_not_separated", lambda rewards, not_dones, gamma: list_loop(list(rewards), gamma)),
 ]
 
@@ -299,6 +372,8 @@ WRONG_FORMS = {
     "one number": lambda rewards, gamma: float(sum(rewards)) if len(rewards) else 0.0,
     "too many arguments": lambda rewards, gamma, policy, critic: rewards,
     "no arguments": lambda: 0.0,
+    "unknown names": lambda a, b: 1.0 * returns_to_go(a, b),
+    "most of its cases fail": lambda rewards, gamma: [returns_to_go(rewards, gamma)][rewards.numel() // 3],
     "it always fails": lambda rewards, gamma: 1 / 0,
 }
 
@@ -306,7 +381,7 @@ WRONG_FORMS = {
 @pytest.mark.parametrize("implementation", WRONG_FORMS.values(), ids=WRONG_FORMS)
 def test_a_wrong_form_is_an_error_that_says_what_was_tried(implementation: Any) -> None:
     with pytest.raises(UnknownForm, match="check_returns does not understand this function"):
-        check_returns(implementation, form=None)
+        check_returns(implementation)
 
 
 def test_the_verdict_is_the_same_every_time_and_leaves_the_random_state_alone() -> None:

@@ -4,6 +4,7 @@ import html
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
@@ -46,8 +47,10 @@ class Mistake:
         meaning: what it does, and why that is wrong.
         sign: how it can be recognised.
         sources: who has reported it.
-        implementations: the mistake in code, called like a right implementation of its check.
+        implementations: the mistake in code, one or more ways of writing it, in the canonical signature of its check.
         severity: `wrong`, or `remark` for what is wasteful or unusual but right.
+        right_form: where the right form is stated, without a report of the mistake.
+        since: the first version of the kit that has it.
 
     Example:
         >>> from pgtheory.checking import mistakes
@@ -62,6 +65,8 @@ class Mistake:
     sources: tuple[Source, ...]
     implementations: tuple[Callable[..., Any], ...] = field(repr=False, compare=False, default=())
     severity: Literal["wrong", "remark"] = "wrong"
+    right_form: tuple[Source, ...] = ()
+    since: str = "1.0"
 
     @property
     def check(self) -> str:
@@ -98,6 +103,24 @@ class Counterexample(NamedTuple):
         return "\n".join([f"({self.quantity})", *lines] if self.quantity else lines)
 
 
+class UnknownForm(TypeError):
+    """Raised by a check that cannot call a function, or does not know what it returned.
+
+    Example:
+        >>> from pgtheory.checking import check_returns
+        >>> try:
+        ...     check_returns(lambda rewards, gamma: "seven")
+        ... except UnknownForm as error:
+        ...     print(str(error).splitlines()[0])
+        check_returns does not understand this function. It was called as
+
+    Attributes:
+        tried: the forms that were tried, and what happened in each.
+    """
+
+    tried: Mapping[str, str] = MappingProxyType({})
+
+
 class WrongImplementation(AssertionError):
     """Raised by `Report.raise_if_wrong`; its message is the report.
 
@@ -117,7 +140,7 @@ class Report:
 
     Attributes:
         check: the name of the check.
-        ok: whether the implementation is right.
+        ok: whether the implementation is right; False too where the check abstains.
         mistakes: the known mistakes that explain, together, everything that it returned; empty if there is no such
             explanation.
         remarks: what is not wrong, and worth knowing.
@@ -125,6 +148,9 @@ class Report:
         details: numbers about it, such as the angle between its expected gradient and the true one.
         form: how it was called.
         n_cases: in how many cases.
+        abstains: why there is no verdict, and what would have to be declared; empty if there is one.
+        binding: which argument of the function got what, and what was left at its default.
+        judged: which part of what it returned was judged.
 
     Example:
         >>> from pgtheory.checking import check_returns
@@ -141,6 +167,14 @@ class Report:
     details: Mapping[str, Any] = field(default_factory=dict)
     form: str = ""
     n_cases: int = 0
+    abstains: str = ""
+    binding: Mapping[str, str] = field(default_factory=dict)
+    judged: str = ""
+
+    @property
+    def verdict(self) -> Literal["right", "wrong", "abstains"]:
+        """The verdict in a word."""
+        return "right" if self.ok else "abstains" if self.abstains else "wrong"
 
     @property
     def diagnosis(self) -> str | None:
@@ -152,6 +186,8 @@ class Report:
         """The verdict in one line."""
         if self.ok:
             return f"check_{self.check}: right" + (f", with {_count(self.remarks, 'remark')}" if self.remarks else "")
+        if self.abstains:
+            return f"check_{self.check}: no verdict"
         if not self.mistakes:
             return f"check_{self.check}: WRONG, an unknown mistake"
         return f"check_{self.check}: WRONG, {'a known mistake' if len(self.mistakes) == 1 else 'known mistakes'}: " + (
@@ -163,7 +199,10 @@ class Report:
 
         Raises:
             WrongImplementation: it is wrong; the message is the whole report.
+            UnknownForm: the check abstains.
         """
+        if self.abstains:
+            raise UnknownForm(str(self))
         if not self.ok:
             raise WrongImplementation(str(self))
         return self
@@ -179,8 +218,27 @@ class Report:
 
     __repr__ = __str__
 
+    def as_dict(self) -> dict[str, Any]:
+        """The report in types that JSON has."""
+        case = self.counterexample
+        return {
+            "check": self.check,
+            "verdict": self.verdict,
+            "diagnosis": self.diagnosis,
+            "mistakes": [mistake.key for mistake in self.mistakes],
+            "remarks": [*self.remarks],
+            "abstains": self.abstains,
+            "counterexample": str(case) if case else None,
+            "details": {name: as_text(value) for name, value in self.details.items()},
+            "form": self.form,
+            "binding": dict(self.binding),
+            "judged": self.judged,
+            "cases": self.n_cases,
+            "text": str(self),
+        }
+
     def _repr_html_(self) -> str:
-        colour = "#009E73" if self.ok else "#D55E00"
+        colour = {"right": "#009E73", "wrong": "#D55E00", "abstains": "#56B4E9"}[self.verdict]
         sections = "".join(
             f"<dt><strong>{html.escape(title)}</strong></dt>"
             f'<dd><pre style="white-space: pre-wrap; background: none; border: 0; margin: 0; padding: 0">'
@@ -194,15 +252,19 @@ class Report:
 
     def _sections(self) -> list[tuple[str, str]]:
         meanings = "\n".join(m.meaning for m in self.mistakes)
-        sources = "\n".join(f"{s.text}, {s.url}" for m in self.mistakes for s in m.sources)
+        sources = "\n".join(f"{s.text}, {s.url}" for m in self.mistakes for s in (*m.sources, *m.right_form))
         numbers = "\n".join(f"{name} = {as_text(value)}" for name, value in self.details.items())
+        called = [f"{self.form}, in {_count(range(self.n_cases), 'case')}"] if self.form else []
+        called += ["; ".join(f"{name}: {what}" for name, what in self.binding.items())] if self.binding else []
+        called += [f"judged: {self.judged}"] if self.judged else []
         sections = [
+            ("it depends", self.abstains),
             ("what it is", meanings),
             ("smallest case", str(self.counterexample) if self.counterexample else ""),
             ("remarks", "\n".join(self.remarks)),
             ("numbers", numbers),
             ("known from", sources),
-            ("called as", f"{self.form}, in {_count(range(self.n_cases), 'case')}" if self.form else ""),
+            ("called as", "\n".join(called)),
         ]
         return [(title, text) for title, text in sections if text]
 

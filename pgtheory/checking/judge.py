@@ -1,0 +1,650 @@
+"""One judge for all checks: a function's answers against what is right, and against every known mistake."""
+
+import inspect
+import itertools
+import math
+import random
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pgtheory.checking.calling import (
+    Arg,
+    Binding,
+    Call,
+    Form,
+    Inputs,
+    Layout,
+    Misfit,
+    Reading,
+    Settle,
+    as_tensor,
+    bind,
+    declared,
+    guess,
+    in_one_line,
+    misunderstood,
+    parts_of,
+)
+from pgtheory.checking.report import Counterexample, Mistake, Report, UnknownForm
+from pgtheory.checking.space import Space
+
+# A right implementation may add 1e-8 to a denominator, or compute in single precision; no two mistakes are this close.
+_T = TypeVar("_T")
+RTOL, ATOL = 1e-4, 1e-5
+# What sums in half precision may be off by, in units of the largest number.
+HALF = 0.02
+
+
+class Case(NamedTuple):
+    """Canonical inputs; `delicate` says why a right implementation may differ there, if it may.
+
+    With `or_fails` it may only fail: raise, or return what is not finite. A wrong number is a fault like others.
+    """
+
+    inputs: Mapping[str, Any]
+    delicate: str = ""
+    or_fails: bool = False
+
+
+Implementation = Callable[..., Any]
+#: From a call, its layout, the inputs and the sizes of the axes to the parts of the answer in the canonical layout.
+Observe = Callable[[Call, Layout, Inputs, Mapping[str, int]], dict[str, Tensor]]
+
+#: From the canonical inputs and the parts of the answer, case by case, to the part that is judged, and a remark.
+Choose = Callable[[Sequence[tuple[Mapping[str, Any], Mapping[str, Tensor]]]], tuple[str, str]]
+
+
+@dataclass(frozen=True, eq=False)
+class Check:
+    """What is right, on which cases, what is looked at, and which mistakes are known.
+
+    Attributes:
+        name: its name, as in `check_<name>`.
+        chapter: of the book, which orders the checks.
+        args: what it can give to a function; those that do not follow from others are the canonical inputs.
+        needs: what a function has to take, with alternatives as in `"gamma|discounts"`.
+        signature: the canonical order of arguments, for a function that takes `*args` or has no names.
+        axes: the axes of the answer, such as `"B T"`.
+        layouts: the orders of axes that are tried, as far as shapes leave a choice.
+        reference: what is right, called with those canonical inputs that it names; or several right forms by name.
+        cases: from what a function is told to the cases, the smallest first, each a whole batch.
+        mistakes: the known mistakes, their implementations called like the reference.
+        readings: how arguments may be taken, from the roles that are given.
+        settle: decides an argument's name that has two meanings from the others.
+        seen: what of an answer counts, from the canonical inputs and the answer.
+        observe: what is looked at: by default what the function returns; `slopes.by` gives slopes of a loss.
+        wanted: words of which an entry's name contains one, where a dictionary is returned.
+        choose: which part is judged where several are returned, and a remark; by default the first that is right.
+        of_the_batch: the keys of mistakes that only a batch shows: then being right for a row is not enough.
+        integers: the arguments that may be integers.
+        space: from cases to a space of hypotheses that is searched before the explicit implementations.
+        quantity: what is compared, where it is not the returned value.
+        example: the line that declares a call, in the message of an error.
+    """
+
+    name: str
+    chapter: int
+    args: tuple[Arg, ...]
+    needs: tuple[str, ...]
+    signature: tuple[str, ...]
+    axes: str
+    layouts: tuple[str, ...]
+    reference: Implementation | Mapping[str, Implementation]
+    cases: Callable[[frozenset[str]], Sequence[Case]]
+    mistakes: tuple[Mistake, ...] = ()
+    readings: Callable[[frozenset[str]], Sequence[Reading]] = lambda roles: [Reading()]
+    settle: Settle | None = None
+    seen: Callable[[Mapping[str, Any], Tensor], Tensor] = lambda inputs, answer: answer
+    observe: Observe | None = None
+    wanted: str = ""
+    choose: Choose | None = None
+    of_the_batch: tuple[str, ...] = ()
+    integers: tuple[str, ...] = ()
+    space: Callable[[Sequence[Case]], Space] | None = None
+    quantity: str = ""
+    example: str = "call=lambda x: f(...)"
+
+    @cached_property
+    def right(self) -> Mapping[str, Implementation]:
+        """The right forms by name."""
+        return self.reference if isinstance(self.reference, Mapping) else {"": self.reference}
+
+    @cached_property
+    def canonical(self) -> Layout:
+        """The canonical layout."""
+        return Layout(f"[{', '.join(self.axes.split())}]", tuple(self.axes.split()))
+
+    def judge(
+        self,
+        function: Callable[..., Any] | None = None,
+        *,
+        call: Call | None = None,
+        layout: str | None = None,
+        names: Mapping[str, str] | None = None,
+    ) -> Report:
+        """The report of a function: see the public functions `check_...`."""
+        with random_state_kept():
+            return _judged(self, function, call, layout, names)
+
+    def bench(self, facts: frozenset[str], *, rows: bool = False) -> "Bench":
+        """The cases for a function that is told these facts: batches, or the first row of each."""
+        known: dict[tuple[frozenset[str], bool], Bench] = self.__dict__.setdefault("_benches", {})
+        if (facts, rows) not in known:
+            whole = tuple(self.cases(facts))
+            known[facts, rows] = Bench(self, tuple(map(self._first_row, whole)) if rows else whole)
+        return known[facts, rows]
+
+    def _first_row(self, case: Case) -> Case:
+        """The case of the first row alone."""
+        batch, axes = self.canonical.axes[0], {arg.name: arg.axes.split() for arg in self.args}
+        batched = [name for name, x in case.inputs.items() if isinstance(x, Tensor) and axes[name][:1] == [batch]]
+        return case._replace(inputs={**case.inputs, **{name: case.inputs[name][:1] for name in batched}})
+
+    def sizes(self, inputs: Mapping[str, Any]) -> dict[str, int]:
+        """The sizes of the axes of the answer."""
+        found: dict[str, int] = {}
+        for arg in self.args:
+            if isinstance(inputs.get(arg.name), Tensor):
+                found |= dict(zip(arg.axes.split(), inputs[arg.name].shape, strict=False))
+        return {axis: found[axis] for axis in self.canonical.axes}
+
+    def parts(self, call: Call, layout: Layout, inputs: Inputs, sizes: Mapping[str, int]) -> dict[str, Tensor]:
+        """What a call returned, part by part, as far as it counts."""
+        observe = self.observe or self._returned
+        values = inputs.canonical
+        return {name: self.seen(values, part) for name, part in observe(call, layout, inputs, sizes).items()}
+
+    def _returned(self, call: Call, layout: Layout, inputs: Inputs, sizes: Mapping[str, int]) -> dict[str, Tensor]:
+        output = call(inputs)
+        found, misfit = dict[str, Tensor](), Misfit("it returned nothing")
+        for name, part in {**parts_of(output, self.wanted)}.items():
+            try:
+                found[name] = layout.restored(as_tensor(part), sizes).double()
+            except Misfit as error:
+                misfit = error
+        if isinstance(output, tuple) and not found:  # the answer itself as a tuple
+            found[""] = layout.restored(as_tensor(output), sizes).double()
+        if not found:
+            raise misfit
+        return found
+
+
+class Bench:
+    """Cases with what is right and what each known mistake answers, computed once."""
+
+    def __init__(self, check: Check, cases: tuple[Case, ...]) -> None:
+        self.check, self.cases = check, cases
+        self._known: dict[tuple[Implementation, int], Tensor | Exception] = {}
+
+    def answer(self, implementation: Implementation, i: int) -> Tensor | Exception:
+        """What an implementation in the canonical signature answers in a case."""
+        if (implementation, i) not in self._known:
+            self._known[implementation, i] = self._answered(implementation, self.cases[i])
+        return self._known[implementation, i]
+
+    def _answered(self, implementation: Implementation, case: Case) -> Tensor | Exception:
+        inputs = Inputs(case.inputs, {})
+        accepted = _accepted(implementation)
+
+        def call(x: Inputs) -> Any:
+            values = x.canonical
+            return implementation(**{name: values[name] for name in values if not accepted or name in accepted})
+
+        try:
+            sizes = self.check.sizes(case.inputs)
+            parts = _quietly(self.check.parts, call, self.check.canonical, inputs, sizes)
+            return next(iter(parts.values()))
+        except Exception as error:
+            return error
+
+
+@cache
+def _accepted(implementation: Implementation) -> frozenset[str]:
+    """The names of an implementation's arguments; empty if it takes any."""
+    parameters = inspect.signature(implementation).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return frozenset()
+    return frozenset(p.name for p in parameters)
+
+
+# --- one form ---
+
+
+class Trial(NamedTuple):
+    """The answers of a function in one form, part by part, and the part that is judged."""
+
+    form: Form
+    bench: Bench
+    answers: Sequence[Mapping[str, Tensor] | Exception]
+    part: str
+
+    def got(self, i: int) -> Tensor | Exception:
+        """The answer in a case."""
+        answer = self.answers[i]
+        return answer if isinstance(answer, Exception) else answer[self.part]
+
+
+def tried(check: Check, form: Form) -> Trial | Exception:
+    """The trial of a form, or why the function does not fit it.
+
+    It does not if the first case of a shape fails because of it, or if most cases raise.
+    """
+    bench = check.bench(form.facts, rows=form.layout.lacks_batch)
+    answers: list[Mapping[str, Tensor] | Exception] = []
+    shapes: set[tuple[int, ...]] = set()
+    errors: list[Exception] = []
+    for i, case in enumerate(bench.cases):
+        sizes = check.sizes(case.inputs)
+        fresh = tuple(sizes.values()) not in shapes
+        shapes.add(tuple(sizes.values()))
+        inputs = Inputs(case.inputs, form.derived)
+        try:
+            answers.append(_quietly(check.parts, form.call, form.layout, inputs, sizes))
+        except Exception as error:
+            if i == 0 or (isinstance(error, Misfit) and fresh):
+                return error
+            answers.append(error)
+            errors.append(error)
+    if 2 * len(errors) > len(answers):
+        return Misfit(f"it fails in {len(errors)} of {len(answers)} cases: {in_one_line(errors[0])}")
+    return _chosen(check, Trial(form, bench, answers, ""))
+
+
+def _chosen(check: Check, trial: Trial) -> Trial | Exception:
+    """The trial with the part that is judged, which every case has."""
+    answered = [(c.inputs, a) for c, a in zip(trial.bench.cases, trial.answers, strict=True) if isinstance(a, Mapping)]
+    common = [name for name in answered[0][1] if all(name in parts for _, parts in answered)]
+    if not common:
+        return Misfit("no part of what it returns has the right shape in every case")
+    if check.choose and len(common) > 1:
+        chosen, remark = check.choose([(x, {name: parts[name] for name in common}) for x, parts in answered])
+        trial.form.notes.update([remark] if remark else [])
+        return trial._replace(part=chosen)
+    trials = [trial._replace(part=name) for name in common]
+    right = [t for t in trials if any(not _faults(t, f) for f in check.right.values())]
+    if right and right[0].part != common[0]:
+        trial.form.notes.add(f"of the {len(common)} arrays that it returns, {right[0].part} is right")
+    return (right or trials)[0]
+
+
+def verdict(check: Check, trial: Trial) -> Report:
+    """What is to be said of the answers in one form: right, or which known mistake, or an unknown one."""
+    faults = {name: _faults(trial, fn) for name, fn in check.right.items()}
+    nearest = min(faults, key=lambda name: len(faults[name]))
+    wrong_in = faults[nearest]
+    delicate = _without_excuses(trial)
+    kind = (f"it is {nearest}",) if nearest else ()
+    if not wrong_in:
+        return _report(check, trial, True, remarks=kind)
+    if check.space:
+        located = _located(check, trial, check.space(trial.bench.cases), wrong_in, nearest)
+        if located is not None:
+            return located
+    excused = all(delicate[i] for i in wrong_in)
+    rows = trial.form.layout.lacks_batch
+    known = [m for m in check.mistakes if not (rows and m.key in check.of_the_batch)]
+    for spare in (False, True):
+        explained = [m for m in known if any(_explains(trial, f, wrong_in, delicate, spare) for f in m.implementations)]
+        if explained and all(m.severity == "remark" for m in explained):
+            return _report(check, trial, True, remarks=tuple(f"{m.name}: {m.meaning}" for m in explained))
+        if explained:
+            first, *others = (m for m in explained if m.severity == "wrong")
+            same = tuple(f"in these cases it is the same as: {m.name}" for m in others)
+            return _report(check, trial, False, (first,), same, wrong_in, nearest)
+    if excused:
+        return _report(check, trial, True, remarks=(*kind, *sorted({delicate[i] for i in wrong_in})))
+    return _report(check, trial, False, (), (), wrong_in, nearest)
+
+
+def _located(check: Check, trial: Trial, space: Space, wrong_in: Sequence[int], nearest: str) -> Report | None:
+    """The report of a function that is one of a space of hypotheses."""
+    answers = [trial.got(i) for i in _places(trial)]
+    found = space.explained(answers)
+    if found is None:
+        return None
+    named = tuple(m for tail in found.mistakes for m in check.mistakes if m.key == f"{check.name}.{tail}")
+    report = _report(check, trial, not named, named, found.remarks, wrong_in, nearest)
+    if (right := space.nearest_right(answers)) is None or report.counterexample is None:
+        return report
+    i, expected = right
+    sizes = check.sizes(trial.bench.cases[i].inputs)
+    case = _counterexample(check, trial, i, expected.reshape([*sizes.values()]))
+    return replace(report, counterexample=case)
+
+
+def _places(trial: Trial) -> range:
+    return range(len(trial.answers))
+
+
+def _faults(trial: Trial, implementation: Implementation) -> list[int]:
+    return [i for i in _places(trial) if not same(trial.got(i), trial.bench.answer(implementation, i))]
+
+
+def _without_excuses(trial: Trial) -> list[str]:
+    """Why each case is delicate; a case in which a function may only fail is not, if it did not fail."""
+    found = []
+    for i, case in enumerate(trial.bench.cases):
+        got = trial.got(i)
+        finite = isinstance(got, Tensor) and bool(got.isfinite().all())
+        found.append("" if case.or_fails and finite else case.delicate)
+    return found
+
+
+def _explains(trial: Trial, f: Implementation, wrong_in: Sequence[int], delicate: Sequence[str], spare: bool) -> bool:
+    """Whether a mistake answers the same in every case, and is wrong in one of those in which the function is.
+
+    With `spare`, kinds of delicate cases in which it differs do not count.
+    """
+    spared: set[str] = set()
+    for i in _places(trial):
+        if not same(trial.got(i), trial.bench.answer(f, i)) and delicate[i] not in spared:
+            if not (spare and delicate[i]):
+                return False
+            spared.add(delicate[i])
+    rest = [i for i in wrong_in if delicate[i] not in spared]
+    right = trial.bench.check.right.values()
+    return any(not any(same(trial.bench.answer(f, i), trial.bench.answer(r, i)) for r in right) for i in rest)
+
+
+def same(one: Tensor | Exception, other: Tensor | Exception) -> bool:
+    """Whether two answers are equal but for rounding: NaN equals NaN, and to raise is to raise."""
+    if isinstance(one, Exception) or isinstance(other, Exception):
+        return isinstance(one, Exception) and isinstance(other, Exception)
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    return torch.allclose(one, other, rtol=RTOL, atol=ATOL, equal_nan=True)
+
+
+def _report(
+    check: Check,
+    trial: Trial,
+    ok: bool,
+    mistakes: tuple[Mistake, ...] = (),
+    remarks: tuple[str, ...] = (),
+    wrong_in: Sequence[int] = (),
+    nearest: str = "",
+) -> Report:
+    form, n = trial.form, len(trial.answers)
+    report = Report(
+        check.name,
+        ok,
+        mistakes,
+        (*remarks, *sorted(form.notes)),
+        form=form.name,
+        n_cases=n,
+        binding=form.shown,
+        judged=trial.part,
+    )
+    if ok:
+        return report
+    right = check.right[nearest]
+    details = {"wrong in": f"{len(wrong_in)} of {n} cases ({len(wrong_in) / n:.0%})"}
+    if worst := _largest_error(trial, right):
+        details["largest error"] = f"{worst:.6g}"
+    case = _counterexample(check, trial, wrong_in[0], trial.bench.answer(right, wrong_in[0]))
+    return replace(report, counterexample=case, details=details)
+
+
+def _counterexample(check: Check, trial: Trial, i: int, expected: Tensor | Exception) -> Counterexample:
+    """A case as the function saw it."""
+    form, names = trial.form, [arg.name for arg in check.args]
+    given = Inputs(trial.bench.cases[i].inputs, form.derived)
+    inputs = {role: form.view(getattr(given, role), role) for role in sorted(form.roles, key=names.index)}
+    expected, got = (_as_seen(answer, form.layout, check) for answer in (expected, trial.got(i)))
+    return Counterexample(inputs, expected, got, check.quantity)
+
+
+def _as_seen(answer: Tensor | Exception, layout: Layout, check: Check) -> Tensor | Exception:
+    return answer if isinstance(answer, Exception) else layout.arranged(answer, check.canonical.axes)
+
+
+def _largest_error(trial: Trial, right: Implementation) -> float | None:
+    pairs = [(trial.got(i), trial.bench.answer(right, i)) for i in _places(trial)]
+    errors = [
+        float((got - expected).abs().nan_to_num(0.0, 0.0, 0.0).max())
+        for got, expected in pairs
+        if isinstance(got, Tensor) and isinstance(expected, Tensor) and got.shape == expected.shape and got.numel()
+    ]
+    return max(errors) if errors and math.isfinite(max(errors)) and max(errors) > 0 else None
+
+
+# --- all forms ---
+
+
+@dataclass
+class _Search:
+    """The reports of one reading of the arguments, form by form, and why others did not fit."""
+
+    reports: list[tuple[Form, Report]] = field(default_factory=list)
+    misfits: dict[str, str] = field(default_factory=dict)
+
+    def fits(self, layout: Layout, container: str = "") -> bool:
+        """Whether the function answered in a layout (and container)."""
+        return any(f.layout == layout and f.name.startswith(container) for f, _ in self.reports)
+
+
+def _judged(
+    check: Check,
+    function: Callable[..., Any] | None,
+    call: Call | None,
+    layout: str | None,
+    names: Mapping[str, str] | None,
+) -> Report:
+    if call is not None:
+        return _of_call(check, call)
+    if not callable(function):
+        raise TypeError(f"check_{check.name} takes a callable, or call=lambda x: ..., not {type(function).__name__}")
+    try:
+        bindings = bind(function, check.args, check.needs, check.signature, names, check.settle)
+    except Misfit as misfit:
+        raise misunderstood(check.name, {"its arguments by their names": str(misfit)}, check.example) from None
+    found, misfits = list[tuple[Binding, Report]](), dict[str, str]()
+    for binding in bindings:
+        search = _searched(check, function, binding, layout)
+        misfits |= search.misfits
+        if search.reports:
+            found.append((binding, _concluded(check, function, binding, search, layout)))
+    if not found:
+        if not misfits:
+            raise UnknownForm(f"check_{check.name} has no layout {layout!r}, only {', '.join(check.layouts)}")
+        raise misunderstood(check.name, misfits, check.example)
+    return _agreed(found)
+
+
+def _agreed(found: Sequence[tuple[Binding, Report]]) -> Report:
+    """The report, if it does not depend on what an argument's name means."""
+    reports = [report for _, report in found]
+    if not any(report.ok for report in reports) or len(reports) == 1:
+        return next((report for report in reports if report.mistakes), reports[0])
+    lines = [f"with {binding.meaning}: {report.headline.partition(': ')[2]}" for binding, report in found]
+    return replace(
+        reports[0],
+        ok=False,
+        mistakes=(),
+        remarks=(),
+        counterexample=None,
+        details={},
+        abstains="\n".join(["the name of an argument has two meanings: declare which is meant", *lines]),
+    )
+
+
+def _of_call(check: Check, call: Call) -> Report:
+    """The report of `call=`: it is told what it reads of the canonical inputs."""
+    every = frozenset(arg.name for arg in check.args)
+    probe = check.bench(every | check.readings(every)[0].facts).cases[0]
+    inputs = Inputs(probe.inputs, {arg.name: arg.of for arg in check.args if arg.of})
+    try:
+        _quietly(call, inputs)
+    except AttributeError as error:
+        if "the check has no input" in str(error):
+            raise misunderstood(check.name, {"call=": str(error)}, check.example) from None
+    except Exception:  # the trial says it
+        pass
+    used = inputs.used
+    trial = tried(check, declared(call, check.args, check.readings(used)[0], check.canonical, used))
+    if isinstance(trial, Exception):
+        raise misunderstood(check.name, {"call=": in_one_line(trial)}, check.example) from None
+    return verdict(check, trial)
+
+
+def _searched(
+    check: Check, function: Callable[..., Any], binding: Binding, only: str | None, layouts: Sequence[str] = ()
+) -> _Search:
+    """The forms in their order, until one is right: others only where a choice is left."""
+    search = _Search()
+    for reading, text in itertools.product(check.readings(binding.roles), layouts or check.layouts):
+        layout = Layout(text, check.canonical.axes)
+        if ("1" in layout.axes or reading.rare) and search.reports:
+            continue
+        for form in guess(function, check.args, binding, reading, layout):
+            container = form.name.partition(" ")[0]
+            refused = search.fits(layout, container.partition(".")[0]) or any(
+                f.layout == layout and f.name.endswith(reading.text) and report.mistakes for f, report in search.reports
+            )
+            if refused or (only is not None and only not in form.name):
+                continue
+            trial = tried(check, form)
+            if isinstance(trial, Exception):
+                search.misfits[form.name] = in_one_line(trial)
+                continue
+            search.reports.append((form, verdict(check, trial)))
+            if search.reports[-1][1].ok:
+                return search
+    return search
+
+
+def _concluded(
+    check: Check, function: Callable[..., Any], binding: Binding, search: _Search, declared_layout: str | None
+) -> Report:
+    """One report of many forms: what is right in one of them only is right with a remark, or is to be declared."""
+    form, report = search.reports[-1]
+    before = search.reports[:-1]
+    if not report.ok:
+        named = [(f, r) for f, r in search.reports if r.mistakes]
+        return next((r for f, r in named if f.layout.is_canonical), (named or search.reports)[0][1])
+    turned = not form.layout.is_canonical and not form.layout.lacks_batch
+    batch = [r for f, r in before if f.layout.is_canonical]
+    if turned and batch and not declared_layout:
+        why = (
+            f"it is right in the layout {form.layout.text}, and in {check.canonical.text} it is wrong"
+            f"{_named(batch[0])}: declare layout={form.layout.text!r} if this is what it is for"
+        )
+        return replace(batch[0], mistakes=(), remarks=(), abstains=why)
+    remarks = [f"called as {f.name} it returns other numbers{_named(r)}" for f, r in before[:1]]
+    if form.layout.lacks_batch:
+        worse = _in_batches(check, function, binding, form)
+        if isinstance(worse, Report):
+            return worse
+        remarks += worse
+    return replace(report, remarks=(*report.remarks, *remarks, *_in_other_types(check, form)))
+
+
+def _named(report: Report) -> str:
+    return f" ({report.diagnosis})" if report.diagnosis else ""
+
+
+def _in_batches(check: Check, function: Callable[..., Any], binding: Binding, form: Form) -> Report | list[str]:
+    """What a function that is right for one row does with a batch: a remark if it accepts one and is wrong."""
+    found: dict[str, Report] = {}
+    layouts = [Layout(text, check.canonical.axes) for text in check.layouts if "1" not in text]
+    for layout in layouts:
+        if layout.lacks_batch:
+            continue
+        search = _searched(check, function, binding, form.name.partition(" ")[0], [layout.text])
+        if search.reports:
+            found[layout.text] = search.reports[-1][1]
+            if layout.is_canonical and found[layout.text].ok:
+                return []
+    wrong = next((r for r in found.values() if r.mistakes and r.mistakes[0].key in check.of_the_batch), None)
+    right = next((text for text, r in found.items() if r.ok), None)
+    if wrong is not None and right is None:
+        return wrong
+    if not found:
+        return []
+    known = next((_named(r) for r in found.values() if r.diagnosis), " (an unknown mistake)")
+    row = f"it is right for one row {form.layout.text}"
+    if right:
+        return [f"{row}, and for a batch as {right}, not as {check.canonical.text}{known}"]
+    return [f"{row}; given a batch, it returns wrong numbers without an error{known}"]
+
+
+def _in_other_types(check: Check, form: Form) -> Iterator[str]:
+    """Remarks on integer inputs, and on half precision."""
+    bench = check.bench(form.facts, rows=form.layout.lacks_batch)
+    if check.integers and _differs(check, form, bench, torch.int64, RTOL):
+        yield f"integer {' and '.join(check.integers)} are truncated: the result is put in an array of their type"
+    if form.name.startswith("torch") and _differs(check, form, bench, torch.float16, HALF):
+        yield "in half precision (float16) its numbers are wrong: let it compute in single precision"
+
+
+def _differs(check: Check, form: Form, bench: Bench, dtype: torch.dtype, tolerance: float) -> bool:
+    """Whether the function returns other numbers, without an error, for inputs of another type."""
+    if check.observe is not None:
+        return False
+    for case in bench.cases:
+        if case.delicate:
+            continue
+        floats = {n: x for n, x in case.inputs.items() if isinstance(x, Tensor) and x.is_floating_point()}
+        if dtype == torch.int64:
+            floats = {n: x for n, x in floats.items() if n in check.integers and bool((x % 1 == 0).all())}
+        cast = {n: x.to(dtype) for n, x in floats.items()}
+        known = Bench(check, (case._replace(inputs={**case.inputs, **{n: x.double() for n, x in cast.items()}}),))
+        expected = known.answer(next(iter(check.right.values())), 0)
+        inputs = Inputs({**case.inputs, **cast}, form.derived)
+        try:
+            sizes = check.sizes(case.inputs)
+            parts = _quietly(check.parts, _widened(form.call), form.layout, inputs, sizes)
+        except Exception:
+            return False
+        if isinstance(expected, Exception) or not cast:
+            continue
+        size = float(expected.abs().amax()) + 1.0
+        right = [p for p in parts.values() if bool(((p - expected).abs() <= tolerance * size).all())]
+        if not right:
+            return True
+    return False
+
+
+def _widened(call: Call) -> Call:
+    """A call whose half-precision output is made single."""
+
+    def widened(output: Any) -> Any:
+        if isinstance(output, Tensor):
+            return output.float() if output.is_floating_point() else output
+        if isinstance(output, np.ndarray) and output.dtype == np.float16:
+            return output.astype(np.float32)
+        if isinstance(output, tuple | list):
+            return type(output)(widened(part) for part in output)
+        return {k: widened(v) for k, v in output.items()} if isinstance(output, Mapping) else output
+
+    return lambda x: widened(call(x))
+
+
+# --- calls ---
+
+
+def _quietly(call: Callable[..., _T], *arguments: Any) -> _T:
+    """Call without letting it warn: of a division by zero, for example."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return call(*arguments)
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Put the global random states back, which the functions under test may use."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        random.setstate(states[2])
