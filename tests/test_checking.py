@@ -1,5 +1,7 @@
 """The conformance kit as a whole: the catalogue, the report, the forms, the comparison, the command line."""
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -51,8 +53,9 @@ def test_each_mistake_is_described_sourced_and_implemented(mistake: Mistake) -> 
     assert mistake.meaning.endswith((".", ".)"))
     assert mistake.sign.endswith(".")
     assert mistake.implementations
-    assert mistake.sources
-    assert all(re.match(r"https?://[\w.-]+/", source.url) and source.text for source in mistake.sources)
+    assert mistake.sources or mistake.right_form
+    every = (*mistake.sources, *mistake.right_form)
+    assert all(re.match(r"https?://[\w.-]+/", source.url) and source.text for source in every)
 
 
 @pytest.mark.parametrize("name", [name for name in CHECKS if name != "kl_loss"])
@@ -220,15 +223,28 @@ def right(rewards: Tensor, gamma: float) -> Tensor:
 BANDIT = bandit([1.0, 0.0])
 START = torch.zeros(2, 2, dtype=torch.float64)
 REFUSED = [
+    pytest.param(
+        lambda: check_returns(right, names={"reward": "rewards"}),
+        ValueError,
+        "names has 'reward', which the function does not take",
+        id="names-of-no-argument",
+    ),
+    pytest.param(
+        lambda: check_returns(right, names={"gamma": "discounting"}),
+        ValueError,
+        "names says that 'gamma' is 'discounting', expected one of rewards",
+        id="names-of-no-role",
+    ),
+    pytest.param(lambda: check_returns(lambda a, b: a), UnknownForm, "argument 'a' has none", id="unknown-names"),
     pytest.param(lambda: mistakes("top_q"), ValueError, "check is 'top_q', expected one of", id="unknown-check"),
-    pytest.param(lambda: check_returns(right, form="[X]"), UnknownForm, "no form whose name contains", id="form"),
+    pytest.param(lambda: check_returns(right, layout="[X]"), UnknownForm, "has no layout .\\[X\\]", id="form"),
     pytest.param(lambda: check_returns(lambda r, g: "7"), UnknownForm, "returned str '7', not numbers", id="text"),
     pytest.param(lambda: check_returns(lambda r, g: None), UnknownForm, "returned NoneType None", id="nothing"),
     pytest.param(lambda: check_returns(lambda r, g: 0.0), UnknownForm, r"shape \[\], not \[2\]", id="a-number"),
     pytest.param(lambda: check_returns(lambda r, g: 1 / 0), UnknownForm, "ZeroDivisionError", id="it-fails"),
-    pytest.param(lambda: check_returns(lambda r: r), UnknownForm, "no argument for gamma", id="no-discount"),
-    pytest.param(lambda: check_returns(lambda r, g, x: r), UnknownForm, "argument 'x' has none", id="more-arguments"),
-    pytest.param(lambda: check_returns(7), (UnknownForm, TypeError), "callable", id="no-function"),  # type: ignore[arg-type]
+    pytest.param(lambda: check_returns(lambda r: r), UnknownForm, "no argument 'gamma'", id="no-discount"),
+    pytest.param(lambda: check_returns(lambda r, g, z: r), UnknownForm, "argument 'z' has none", id="more-arguments"),
+    pytest.param(lambda: check_returns(7), TypeError, "takes a callable, or call=", id="no-function"),  # type: ignore[arg-type]
     pytest.param(
         lambda: learning_curve(lambda h: h, BANDIT, START, 1.0, n_steps=0, step_size=1.0),
         ValueError,
@@ -359,7 +375,7 @@ def test_the_exit_status_of_a_right_function_is_0(module: Path, target: str, cap
 
 
 def test_the_exit_status_of_a_wrong_function_is_1(module: Path, capsys: Any) -> None:
-    assert main(["handed_in:wrong", "--kind", "returns", "--form", "list [T]"]) == 1
+    assert main(["handed_in:wrong", "--kind", "returns", "--layout", "list [T]"]) == 1
     out = capsys.readouterr().out
     assert "the reward of the step alone" in out
     assert "list [T]" in out
@@ -373,11 +389,80 @@ def test_the_exit_status_of_what_is_not_understood_is_2(module: Path, target: st
     assert capsys.readouterr().err
 
 
-@pytest.mark.parametrize("line", ["raise SystemExit(0)", "1 / 0", "def f(:", "raise KeyError('a')"])
+STOPS = ["raise SystemExit(0)", "1 / 0", "def f(:", "raise KeyError('a')", "import os; os._exit(0)"]
+
+
+@pytest.mark.parametrize("line", STOPS)
 def test_a_module_that_cannot_be_imported_gets_no_verdict(module: Path, line: str, capsys: Any) -> None:
     module.with_name("stops.py").write_text(f"def f(rewards, gamma): ...\n{line}\n")
     assert main(["stops.py:f", "--kind", "returns"]) == 2
-    assert "no verdict" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "no verdict" in err
+    assert "_exit" in line or ("stops.py" in err and "line 2" in err)
+
+
+def test_a_function_that_ends_the_process_is_not_right(module: Path, capsys: Any) -> None:
+    module.with_name("ends.py").write_text("import os\ndef f(rewards, gamma):\n    os._exit(0)\n")
+    assert main(["ends.py:f", "--kind", "returns"]) == 2
+    assert "stopped the process (exit status 0): there is no verdict" in capsys.readouterr().err
+
+
+def test_a_file_does_not_stand_in_for_an_installed_package(module: Path, capsys: Any) -> None:
+    (module.parent / "sub").mkdir()
+    (module.parent / "sub" / "torch.py").write_text(module.read_text())
+    assert main(["sub/torch.py:Returns.right", "--kind", "returns"]) == 0
+    assert main(["sub/torch.py:wrong", "--kind", "returns"]) == 1
+
+
+def test_the_report_as_json(module: Path, capsys: Any) -> None:
+    module.with_name("loud.py").write_text("def f(rewards, gamma):\n    print('noise')\n    return rewards\n")
+    assert main(["loud.py:f", "--kind", "returns", "--format", "json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["verdict"], found["mistakes"]) == ("wrong", ["returns.reward_alone"])
+    assert found["binding"] == {"rewards": "rewards", "gamma": "gamma"}
+
+
+def test_what_the_check_abstains_from_has_the_status_2(module: Path, capsys: Any) -> None:
+    module.with_name("asked.py").write_text(
+        "def f(rewards, gamma, done_mask):\n    out, total = [], 0.0\n"
+        "    for r, d in zip(rewards[::-1], done_mask[::-1]):\n"
+        "        total = r + gamma * total * (1 - d)\n        out.insert(0, total)\n    return out\n"
+    )
+    target = ["asked.py:f", "--kind", "returns"]
+    assert main(target) == 2
+    assert "no verdict" in capsys.readouterr().out
+    assert main([*target, "--names", "done_mask=dones"]) == 0
+    assert main([*target, "--names", "done_mask=not_dones"]) == 1
+
+
+def test_a_table_of_functions(module: Path, capsys: Any) -> None:
+    table = module.with_name("checks.toml")
+    table.write_text(
+        '[[check]]\ntarget = "handed_in.py:Returns.right"\nkind = "returns"\n'
+        '[[check]]\ntarget = "handed_in.py:wrong"\nkind = "returns"\nlayout = "list [T]"\n'
+    )
+    assert main(["--config", "checks.toml", "--format", "json"]) == 1
+    assert [found["verdict"] for found in json.loads(capsys.readouterr().out)] == ["right", "wrong"]
+    table.write_text('[[check]]\ntarget = "handed_in.py:wrong"\n')
+    with pytest.raises(SystemExit) as caught:
+        main(["--config", "checks.toml"])
+    assert caught.value.code == 2
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_report_is_printed_in_any_encoding(module: Path, encoding: str) -> None:
+    target = [sys.executable, "-m", "pgtheory.checking", "handed_in:wrong", "--kind", "returns"]
+    result = subprocess.run(target, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, check=False)
+    assert result.returncode == 1, result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+def test_a_report_that_cannot_be_printed_is_no_verdict(module: Path) -> None:
+    target = [sys.executable, "-m", "pgtheory.checking", "handed_in:Returns.right", "--kind", "returns"]
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(target, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert result.returncode == 2
+    assert "cannot be printed" in result.stderr
 
 
 def test_a_module_that_reads_its_arguments_does_not_see_those_of_the_check(module: Path) -> None:

@@ -1,103 +1,126 @@
 """The checks on the command line: `python -m pgtheory.checking module:function --kind top_p`."""
 
 import argparse
-import importlib
-import importlib.util
+import contextlib
+import json
 import os
+import subprocess
 import sys
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import reduce
+import tempfile
+import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pgtheory.checking import CHECKS, UnknownForm, mistakes
+from pgtheory.checking.catalogue import CHECKS, mistakes
 
-RIGHT, WRONG, FAILED = 0, 1, 2
+RIGHT, WRONG, NO_VERDICT = 0, 1, 2
+STATUS = {"right": RIGHT, "wrong": WRONG}
+# The child sees the installed packages first, and this one wherever it stands.
+_START = "import sys; sys.path.append(sys.argv[1]); from pgtheory.checking._child import main; main(*sys.argv[2:])"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check a function that is named on the command line; the exit status says whether it is right."""
+    """Check functions that are named on the command line; the exit status says whether they are right."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    with contextlib.suppress(AttributeError):
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     if options.list:
-        return _list(options.kind)
-    if options.target is None or options.kind is None:
-        parser.error("give module:function and --kind, or --list")
-    given = {} if options.form is None else {"form": options.form}
-    if ":" not in options.target and options.kind != "mdp":
-        parser.error(f"{options.target!r} names no function: give module:function, or file.py:function")
+        return _printed(_listed(options.kind, options.format), RIGHT)
     try:
-        report = CHECKS[options.kind](_load(options.target), **given)
-    except (UnknownForm, ImportError, AttributeError, FileNotFoundError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return FAILED
-    except (Exception, SystemExit) as error:  # of the module or the function: it must not look like a verdict
-        traceback.print_exception(error)
-        print(f"{options.target} stopped with {type(error).__name__}: there is no verdict", file=sys.stderr)
-        return FAILED
-    print(report)
-    return RIGHT if report.ok else WRONG
+        requests = _requests(options)
+    except (OSError, ValueError, KeyError) as error:
+        parser.error(str(error))
+    results = [_checked(request) for request in requests]
+    statuses = [STATUS.get(result["verdict"], NO_VERDICT) for result in results]
+    status = WRONG if WRONG in statuses else max(statuses, default=NO_VERDICT)
+    if options.format == "json":
+        shown: Any = results if options.config else results[0]
+        return _printed(json.dumps(shown, indent=1), status)
+    for result in results:
+        if result["verdict"] == "failed":
+            print(result["text"], file=sys.stderr)
+        elif _printed(result["text"], RIGHT) == NO_VERDICT:
+            return NO_VERDICT
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pgtheory.checking",
         description="Is this implementation right, and if not, which known mistake is it?",
-        epilog="Exit status: 0 right, 1 wrong, 2 not understood.",
+        epilog="Exit status: 0 right, 1 wrong, 2 no verdict: it abstains, or does not understand, or something failed.",
     )
     parser.add_argument(
         "target", nargs="?", help="module:function, or file.py:function; for --kind mdp also an id or a class"
     )
     parser.add_argument("--kind", choices=list(CHECKS), help="what the function computes")
-    parser.add_argument("--form", help="only try forms whose name contains this text, such as '[T, B]'")
+    parser.add_argument("--layout", "--form", help="the order of axes, or the container, such as '[T, B]' or 'numpy'")
+    parser.add_argument(
+        "--names", nargs="+", default=[], metavar="NAME=ROLE", help="what arguments are: adv=advantages"
+    )
+    parser.add_argument("--format", choices=["text", "json"], default="text", help="how the report is printed")
+    parser.add_argument("--config", type=Path, help="a TOML file with a table [[check]] for each function")
     parser.add_argument("--list", action="store_true", help="list the known mistakes (of --kind, if given) and exit")
     return parser
 
 
-def _list(kind: str | None) -> int:
-    for mistake in mistakes(kind):
-        print(f"{mistake.key}: {mistake.name}" + (" (a remark)" if mistake.severity == "remark" else ""))
-    return RIGHT
+def _requests(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """What is to be checked: the function that is named, or the tables of a file."""
+    if options.config:
+        tables = tomllib.loads(options.config.read_text(encoding="utf-8")).get("check", [])
+        found = [{"layout": None, "names": {}, **table} for table in tables]
+        if not found:
+            raise ValueError(f"{options.config} has no table [[check]]")
+    else:
+        names = dict(pair.split("=", 1) for pair in options.names)
+        found = [{"target": options.target, "kind": options.kind, "layout": options.layout, "names": names}]
+    for request in found:
+        if request.get("target") is None or request.get("kind") is None:
+            raise ValueError("give module:function and --kind, or --config, or --list")
+        if request["kind"] not in CHECKS:
+            raise ValueError(f"kind is {request['kind']!r}, expected one of {', '.join(CHECKS)}")
+        if ":" not in request["target"] and request["kind"] != "mdp":
+            raise ValueError(f"{request['target']!r} names no function: give module:function, or file.py:function")
+    return found
 
 
-def _load(target: str) -> Any:
-    """The object that `module:name` or `file.py:name` names; text without a colon is returned as it is."""
-    where, colon, name = target.rpartition(":")
-    if not colon:
-        return target
-    with _arguments_kept_from(where):
-        module = _load_file(Path(where)) if where.endswith(".py") else _load_module(where)
-    return reduce(getattr, name.split("."), module)
+def _checked(request: dict[str, Any]) -> dict[str, Any]:
+    """The result of a check in a process of its own; what that prints goes to the standard error."""
+    root = os.fspath(Path(__file__).parents[2])
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder, "verdict.json")
+        command = [sys.executable, "-P", "-c", _START, root, json.dumps(request), os.fspath(answer)]
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace", check=False
+        )
+        print(done.stdout, file=sys.stderr, end="")
+        if answer.is_file():
+            result: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
+        else:
+            text = f"{request['target']} stopped the process (exit status {done.returncode}): there is no verdict"
+            result = {"verdict": "failed", "text": text}
+    return {"target": request["target"], "kind": request["kind"], **result}
 
 
-@contextmanager
-def _arguments_kept_from(module: str) -> Iterator[None]:
-    """While a module is imported, which may be a script that reads its arguments, there are none but its name."""
-    arguments, sys.argv = sys.argv, [module]
+def _listed(kind: str | None, form: str) -> str:
+    found = mistakes(kind)
+    if form == "json":
+        return json.dumps([{"key": m.key, "name": m.name, "severity": m.severity, "since": m.since} for m in found])
+    return "\n".join(f"{m.key}: {m.name}" + (" (a remark)" if m.severity == "remark" else "") for m in found)
+
+
+def _printed(text: str, status: int) -> int:
+    """The status, unless the text cannot be printed."""
     try:
-        yield
-    finally:
-        sys.argv = arguments
-
-
-def _load_file(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    sys.path.insert(0, os.fspath(path.parent))
-    spec.loader.exec_module(module)
-    return module
-
-
-def _load_module(name: str) -> Any:
-    sys.path.insert(0, os.getcwd())
-    return importlib.import_module(name)
+        print(text, flush=True)
+    except OSError as error:
+        # What is left in the buffer must not fail again when the interpreter stops.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"the report cannot be printed: {error}", file=sys.stderr)
+        return NO_VERDICT
+    return status
 
 
 if __name__ == "__main__":

@@ -142,7 +142,21 @@ def then_standardised(ddof: int, dims: tuple[int, ...], eps: float, alone: bool)
 
 def whitened(ddof: int) -> Callable[..., Tensor]:
     """Standardised over the steps taken of the whole batch."""
-    return lambda mask, **inputs: masked_standardised(generalized(mask=mask, **inputs), mask, ddof)
+
+    def implementation(
+        rewards: Tensor,
+        values: Tensor,
+        next_values: Tensor,
+        gamma: float,
+        lam: float,
+        terminated: Tensor,
+        truncated: Tensor,
+        mask: Tensor,
+    ) -> Tensor:
+        found = generalized(rewards, values, next_values, gamma, lam, terminated, truncated, mask)
+        return masked_standardised(found, mask.bool(), ddof)
+
+    return implementation
 
 
 def forwards(cut: Of) -> Callable[..., Tensor]:

@@ -197,7 +197,7 @@ def _last_reward_of_the_row_dropped(rewards: Tensor, gamma: float, dones: Tensor
     return _right(kept, gamma, dones, mask)
 
 
-def _mask_ignored(rewards: Tensor, gamma: float, dones: Tensor) -> Tensor:
+def _mask_ignored(rewards: Tensor, gamma: float, dones: Tensor, mask: Tensor) -> Tensor:
     return to_go(rewards, gamma, dones)
 
 

@@ -1,0 +1,152 @@
+"""What holds for every declared check: right forms pass, each mistake has its own name, cases tell all apart."""
+
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pgtheory.checking import Mistake, mistakes
+from pgtheory.checking.catalogue import CHECKS, DECLARED
+from pgtheory.checking.judge import Check, same
+
+VARIANTS = [
+    pytest.param(check, mistake, i, id=f"{mistake.key}-{i}")
+    for check in DECLARED.values()
+    for mistake in check.mistakes
+    for i in range(len(mistake.implementations))
+]
+RIGHT = [pytest.param(c, f, id=f"{c.name}-{name or 'right'}") for c in DECLARED.values() for name, f in c.right.items()]
+EACH = pytest.mark.parametrize("check", DECLARED.values(), ids=DECLARED)
+
+
+def layout_of(check: Check) -> str:
+    return f"torch {check.canonical.text}"
+
+
+@pytest.mark.parametrize(("check", "mistake", "i"), VARIANTS)
+def test_each_variant_has_exactly_its_own_name(check: Check, mistake: Mistake, i: int) -> None:
+    report = CHECKS[check.name](mistake.implementations[i], layout=layout_of(check))
+    assert not any("the same as" in remark for remark in report.remarks), report
+    if mistake.severity == "remark":
+        assert report.ok
+        assert [r for r in report.remarks if r.startswith(mistake.name)]
+    else:
+        assert report.mistakes == (mistake,), report
+        assert report.verdict == "wrong"
+
+
+@pytest.mark.parametrize(("check", "implementation"), RIGHT)
+def test_each_right_form_is_right_in_every_way_of_calling_it(check: Check, implementation: Any) -> None:
+    assert CHECKS[check.name](implementation).ok
+    names = [arg.name for arg in check.args if arg.of is None]
+    accepted = inspect.signature(implementation).parameters
+    chosen = [name for name in names if name in accepted]
+    report = CHECKS[check.name](call=lambda x: implementation(**{name: getattr(x, name) for name in chosen}))
+    assert report.ok, report
+
+
+@EACH
+def test_keys_names_sources_and_versions_are_in_order(check: Check) -> None:
+    assert len({m.key for m in check.mistakes}) == len({m.name for m in check.mistakes}) == len(check.mistakes) >= 8
+    for mistake in check.mistakes:
+        assert mistake.check == check.name
+        assert mistake.sources or mistake.right_form
+        assert re.fullmatch(r"\d\.\d", mistake.since)
+    assert mistakes(check.name) == check.mistakes
+
+
+@EACH
+def test_no_name_of_an_argument_is_read_in_two_ways_without_being_asked_for(check: Check) -> None:
+    from pgtheory.checking.calling import roles_of
+
+    for arg in check.args:
+        assert roles_of(arg.name, check.args) == (arg.name,)
+        for word in arg.also.split():
+            assert arg.name in roles_of(word, check.args), word
+
+
+# --- mutants: whatever differs from what is right on random inputs differs on the cases ---
+
+Change = Callable[[dict[str, Any], Callable[..., Tensor]], Tensor]
+
+
+def mutants(check: Check) -> dict[str, Change]:
+    """Small changes of any right form: of an input, or of the answer."""
+    found: dict[str, Change] = {
+        "the answer doubled": lambda x, f: 2 * f(**x),
+        "the answer negated": lambda x, f: -f(**x),
+        "the answer turned round": lambda x, f: f(**x).flip(-1),
+        "the answer shifted": lambda x, f: f(**x).roll(1, -1),
+        "the rows exchanged": lambda x, f: f(**x).flip(0),
+        "the first step 0": lambda x, f: f(**x) * (torch.arange(f(**x).shape[-1]) > 0),
+        "clamped": lambda x, f: f(**x).clamp(-3, 3),
+        "rounded": lambda x, f: f(**x).round(),
+        "the mean removed": lambda x, f: f(**x) - f(**x).mean(),
+    }
+    for arg in check.args:
+        if arg.of is not None:
+            continue
+        name = arg.name
+        if arg.flag:
+            found |= {
+                f"{name} all False": lambda x, f, n=name: f(**{**x, n: torch.zeros_like(x[n])}),  # type: ignore[misc]
+                f"{name} all True": lambda x, f, n=name: f(**{**x, n: torch.ones_like(x[n])}),  # type: ignore[misc]
+                f"{name} one step on": lambda x, f, n=name: f(**{**x, n: x[n].roll(1, -1)}),  # type: ignore[misc]
+                f"{name} inverted": lambda x, f, n=name: f(**{**x, n: ~x[n]}),  # type: ignore[misc]
+            }
+        else:
+            found |= {
+                f"{name} 1.1 times": lambda x, f, n=name: f(**{**x, n: 1.1 * x[n]}),  # type: ignore[misc]
+                f"{name} squared": lambda x, f, n=name: f(**{**x, n: x[n] ** 2}),  # type: ignore[misc]
+                f"{name} 0": lambda x, f, n=name: f(**{**x, n: 0.0 * x[n]}),  # type: ignore[misc]
+            }
+            if arg.axes:
+                found[f"{name} one step on"] = lambda x, f, n=name: f(**{**x, n: x[n].roll(1, -1)})  # type: ignore[misc]
+    return found
+
+
+MUTANTS = [pytest.param(c, name, m, id=f"{c.name}-{name}") for c in DECLARED.values() for name, m in mutants(c).items()]
+
+
+@pytest.mark.parametrize(("check", "name", "mutant"), MUTANTS)
+def test_what_differs_from_every_right_form_is_called_wrong(check: Check, name: str, mutant: Change) -> None:
+    arguments = [arg.name for arg in check.args if arg.of is None]
+
+    def implementation(x: Any) -> Tensor:
+        right = next(iter(check.right.values()))
+        return mutant({name: getattr(x, name) for name in arguments}, right)
+
+    report = CHECKS[check.name](call=implementation)
+    assert report.verdict == "wrong", report
+
+
+@EACH
+def test_any_two_mistakes_differ_in_some_case(check: Check) -> None:
+    """Pairwise, without the search for a form: by the answers in the cases of a function that is told everything."""
+    canonical = frozenset(arg.name for arg in check.args if arg.of is None)
+    bench = check.bench(canonical | check.readings(canonical)[0].facts)
+    pairs = [(m.key, f) for m in check.mistakes for f in m.implementations]
+    table = {(key, f): [bench.answer(f, i) for i in range(len(bench.cases))] for key, f in pairs}
+    for n, one in enumerate(pairs):
+        for other in pairs[n + 1 :]:
+            if one[0] != other[0]:
+                assert not all(map(same, table[one], table[other])), (one[0], other[0])
+
+
+@EACH
+def test_the_verdict_is_the_same_every_time(check: Check) -> None:
+    implementation = check.mistakes[0].implementations[0]
+    assert str(CHECKS[check.name](implementation)) == str(CHECKS[check.name](implementation))
+
+
+def test_kinds_import_nothing_private_from_each_other() -> None:
+    folder = Path(__file__).parents[2] / "pgtheory" / "checking"
+    for path in [*folder.glob("kinds/*.py"), *(folder / f"{n}.py" for n in ("judge", "calling", "space", "episodes"))]:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"from pgtheory\.checking\S* import .*\b_\w+", text), path.name
+        assert len(text.splitlines()) <= 700, path.name
