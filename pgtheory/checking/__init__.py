@@ -1,22 +1,12 @@
 """A conformance kit: is your implementation right, and if not, which known mistake is it?"""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pgtheory.checking._learning import learning_curve
 from pgtheory.checking.catalogue import CHECKS, mistakes
 from pgtheory.checking.report import Counterexample, Mistake, Report, Source, UnknownForm, WrongImplementation
 
-# Each check is a file in `kinds`, and its function a name of this package.
-_FUNCTIONS = {f.__name__: f for f in CHECKS.values() if getattr(f, "__name__", "").startswith("check_")}
-globals().update(_FUNCTIONS)
-
-if TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Callable[..., Report]: ...
-
-
-__all__ = [  # noqa: PLE0604
+__all__ = [
     "CHECKS",
     "Counterexample",
     "Mistake",
@@ -26,5 +16,22 @@ __all__ = [  # noqa: PLE0604
     "WrongImplementation",
     "learning_curve",
     "mistakes",
-    *_FUNCTIONS,
 ]
+
+if TYPE_CHECKING:  # for type checkers alone; a check that is not listed here has the type Any
+    from pgtheory.checking._environment import check_mdp
+    from pgtheory.checking._grpo import check_grpo
+    from pgtheory.checking._kl import check_kl
+    from pgtheory.checking._policy_gradient import check_policy_gradient
+    from pgtheory.checking._ppo import check_ppo
+    from pgtheory.checking._softmax import check_softmax
+    from pgtheory.checking._truncation import check_top_k, check_top_p
+    from pgtheory.checking.kinds.advantages import check_advantages
+    from pgtheory.checking.kinds.returns import check_returns
+
+    __all__ += ["check_advantages", "check_grpo", "check_kl", "check_mdp", "check_policy_gradient", "check_ppo"]
+    __all__ += ["check_returns", "check_softmax", "check_top_k", "check_top_p"]
+else:  # each check is a file in `kinds`, and its function a name of this package
+    _FUNCTIONS = {f.__name__: f for f in CHECKS.values() if getattr(f, "__name__", "").startswith("check_")}
+    globals().update(_FUNCTIONS)
+    __all__ += [*_FUNCTIONS]  # noqa: PLE0604

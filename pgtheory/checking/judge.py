@@ -119,8 +119,9 @@ class Check:
 
     @cached_property
     def canonical(self) -> Layout:
-        """The canonical layout."""
-        return Layout(f"[{', '.join(self.axes.split())}]", tuple(self.axes.split()))
+        """The canonical layout: the axes of the arguments in their order."""
+        axes = tuple(dict.fromkeys(axis for arg in self.args for axis in arg.axes.split()))
+        return Layout(f"[{', '.join(axes)}]", axes)
 
     def judge(
         self,
@@ -154,7 +155,7 @@ class Check:
         for arg in self.args:
             if isinstance(inputs.get(arg.name), Tensor):
                 found |= dict(zip(arg.axes.split(), inputs[arg.name].shape, strict=False))
-        return {axis: found[axis] for axis in self.canonical.axes}
+        return {axis: found[axis] for axis in self.axes.split()}
 
     def parts(self, call: Call, layout: Layout, inputs: Inputs, sizes: Mapping[str, int]) -> dict[str, Tensor]:
         """What a call returned, part by part, as far as it counts."""
@@ -403,7 +404,7 @@ def _counterexample(check: Check, trial: Trial, i: int, expected: Tensor | Excep
 
 
 def _as_seen(answer: Tensor | Exception, layout: Layout, check: Check) -> Tensor | Exception:
-    return answer if isinstance(answer, Exception) else layout.arranged(answer, check.canonical.axes)
+    return answer if isinstance(answer, Exception) else layout.arranged(answer, check.axes.split())
 
 
 def _largest_error(trial: Trial, right: Implementation) -> float | None:

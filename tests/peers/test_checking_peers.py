@@ -150,7 +150,7 @@ def test_torchrls_returns_are_right() -> None:
     def returns(rewards: Tensor, dones: Tensor, gamma: float) -> Tensor:
         return functional.reward2go(rewards[..., None], dones[..., None], gamma)[..., 0]
 
-    report = check_returns(returns, form="[B, T]")
+    report = check_returns(returns, layout="[B, T]")
     assert report.ok, report
 
 
@@ -165,7 +165,7 @@ def test_torchrls_advantages_are_right(name: str) -> None:
         columns = (x[..., None] for x in (values, next_values, rewards, terminated | truncated, terminated))
         return estimate(gamma, lam, *columns)[0][..., 0]
 
-    report = check_advantages(advantages, form="[B, T]")
+    report = check_advantages(advantages, layout="[B, T]")
     assert report.ok, report
 
 
@@ -221,7 +221,7 @@ def test_stable_baselines_advantages_are_right() -> None:
         buffer.compute_returns_and_advantage(torch.as_tensor(last_values), np.asarray(dones))
         return buffer.advantages, buffer.returns
 
-    report = check_advantages(advantages, form="numpy [T, B]")
+    report = check_advantages(advantages, layout="numpy [T, B]")
     assert report.ok, report
 
 
