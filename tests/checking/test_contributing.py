@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +27,8 @@ def test_a_mistake_is_one_entry_and_a_check_one_file(tmp_path: Path) -> None:
     returns = (kinds / "returns.py").read_text(encoding="utf-8")
     assert returns.count("\nMISTAKES = (\n") == 1
     (kinds / "returns.py").write_text(
-        returns.replace("\nMISTAKES = (\n", f"\nMISTAKES = (\n{MISTAKE}"), encoding="utf-8"
+        returns.replace("\nMISTAKES = (\n", "\nMISTAKES = (\n" + textwrap.indent(f"{MISTAKE.rstrip()},\n", "    ")),
+        encoding="utf-8",
     )
     (kinds / "total.py").write_text(CHECK, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": os.fspath(tmp_path)}
