@@ -57,6 +57,8 @@ def generalized_advantages(
     step that was not taken, and at the end of the last axis: one row may hold several episodes. It takes
     :math:`\log_2 T` passes, no loop over time.
 
+    The errors :math:`\delta_t` are :eq:`eq-td-error`.
+
     Args:
         rewards: :math:`R_{t+1}` at index t.
         values: :math:`V(S_t)`.

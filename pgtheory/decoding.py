@@ -74,6 +74,8 @@ def temperature(logits: Float[Tensor, "*batch V"], tau: float) -> Float[Tensor, 
     At τ = 0 the greedy token alone is kept. Where the quotient would overflow, the row's largest logit is subtracted
     first: the softmax is the same.
 
+    The probabilities are those of :eq:`eq-softmax-scaled`.
+
     Args:
         logits: Preferences :math:`[\dots, V]`.
         tau: The temperature, at least 0.
@@ -212,6 +214,8 @@ def inverse_cdf(logits: Float[Tensor, "*batch V"], uniforms: Float[Tensor, "*bat
 
 def sample(logits: Float[Tensor, "*batch V"], *, generator: torch.Generator | None = None) -> Int[Tensor, "*batch"]:
     r"""One token of each row, drawn from the softmax of the logits by `inverse_cdf`.
+
+    Equation :eq:`eq-inverse-cdf`.
 
     Args:
         logits: Preferences :math:`[\dots, V]`; :math:`-\infty` for a token that must not be drawn.

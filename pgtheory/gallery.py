@@ -1,4 +1,7 @@
-r"""Chapter 1: named finite MDPs from the literature, each with its example number, as small functions."""
+r"""Chapter 1: named finite MDPs from the literature, each with its example number, as small functions.
+
+.. no equation: each function is a world, not a formula
+"""
 
 from collections.abc import Callable, Sequence
 

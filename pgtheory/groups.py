@@ -167,6 +167,8 @@ def grpo_loss(
     - `"rloo"`: leave-one-out advantages, not divided; the sum over the tokens of each response, then the mean over
       responses.
 
+    The other variants are :eq:`eq-dr-grpo` and :eq:`eq-dapo`.
+
     Args:
         log_probs: :math:`\ln \pi_\theta` of the tokens.
         old_log_probs: the same of the policy that drew the responses.
@@ -276,6 +278,8 @@ def two_answer_lengths(
     After the first token of the long answer only one token is possible, so that nothing but its length distinguishes
     it: what a loss makes of the length can be read off the gradient of the first decision.
 
+    .. no equation: a world of the book
+
     Args:
         length: the number of tokens of the long answer, at least 1.
         rewards: the rewards of the three answers, each with its last token.
@@ -356,6 +360,8 @@ def expected_group_gradient(
 def group_loss_variants() -> dict[str, GroupLoss]:
     r"""The group losses that the bias table compares: the five of `grpo_loss`, and GRPO's two scalings one at a time.
 
+    Among them :eq:`eq-grpo`, :eq:`eq-dr-grpo`, :eq:`eq-dapo`, :eq:`eq-gspo` and :eq:`eq-rloo`.
+
     Returns:
         The losses by their names. `"1/|o| only"` averages over the tokens of each response and does not divide by the
         standard deviation; `"1/std only"` divides, and sums over the tokens.
@@ -382,6 +388,8 @@ def group_bias_ledger(
     losses: Mapping[str, GroupLoss] | None = None,
 ) -> list[LedgerRow]:
     r"""The exact bias, angle and variance of each group loss at ratio 1, over all prompts and groups.
+
+    The means are :eq:`eq-expected-group-gradient`.
 
     Args:
         mdp: an MDP whose start states are the prompts, and whose responses end within `horizon` steps.

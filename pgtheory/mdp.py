@@ -43,8 +43,8 @@ class Outcomes(NamedTuple):
 class FiniteMDP:
     r"""A finite MDP: states, actions, rewards, the dynamics :math:`p(s', r \mid s, a)` and a start distribution.
 
-    The dynamics (:eq:`eq-dynamics`) are stored as the sorted list of the outcomes that can happen, so the memory
-    grows with their number and not with :math:`|\mathcal{S}|^2`. Build one with `from_outcomes`, `from_table`,
+    The dynamics (:eq:`eq-dynamics`, which satisfy :eq:`eq-dynamics-normalised`) are stored as the sorted list of the
+    outcomes that can happen, so the memory grows with their number and not with :math:`|\mathcal{S}|^2`. Build one with `from_outcomes`, `from_table`,
     `from_transitions` or `from_gymnasium`; each validates what it is given, and copies it.
 
     Attributes:
@@ -463,6 +463,8 @@ class FiniteMDP:
 def equiprobable_policy(mdp: FiniteMDP) -> Float[Tensor, "S A"]:
     r"""The equiprobable random policy, :math:`\pi(a \mid s) = 1 / |\mathcal{A}(s)|`; zero in terminal states.
 
+    A policy :eq:`eq-policy`.
+
     Args:
         mdp: the MDP.
 
@@ -487,6 +489,8 @@ def check_policy(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"]) -> None:
 
     The rows of terminal states are not read. Inside `torch.func` transforms and `torch.compile` only type, dtype,
     device and shape are checked.
+
+    The conditions are :eq:`eq-policy-conditions`.
 
     Args:
         mdp: the MDP.

@@ -116,6 +116,8 @@ def discounted_visitation(
     The sum is over the steps at which an action is taken, so it is 0 in terminal states. It is not normalised: its
     mass is :math:`1/(1 - \gamma)` where nothing terminates, and the expected number of steps at :math:`\gamma = 1`.
 
+    It is solved from :eq:`eq-visitation-fixed-point`.
+
     Args:
         mdp: the MDP.
         policy: :math:`\pi(a \mid s)`.
@@ -152,6 +154,8 @@ def exact_policy_gradient(
 
     Equation :eq:`eq-softmax-gradient`: the policy gradient theorem for a softmax over the preferences. Two linear
     solves, no sampling.
+
+    The theorem :eq:`eq-policy-gradient`, for a table of preferences.
 
     Args:
         mdp: the MDP.
@@ -194,6 +198,8 @@ def exact_parameter_gradient(
     r"""The gradient :math:`\nabla_\theta J = \sum_{s,a} \partial J / \partial h(s,a)\, \nabla_\theta h_\theta(s,a)`.
 
     Equation :eq:`eq-parameter-gradient`: the chain rule through the preferences, for a policy with any parameters.
+
+    The theorem is :eq:`eq-policy-gradient`.
 
     Args:
         mdp: the MDP.
@@ -285,6 +291,8 @@ def natural_policy_gradient(
     Equation :eq:`eq-natural-gradient`, with the Fisher information weighted by the discounted visitation. A constant
     is free in every state: the policy does not see it. The advantage is the choice whose mean under the policy is 0.
 
+    The Fisher information is :eq:`eq-visitation-fisher`.
+
     Args:
         mdp: the MDP.
         preferences: :math:`h(s, a)`.
@@ -317,6 +325,8 @@ def likelihood_ratio_gradient(
 
     Equation :eq:`eq-policy-gradient-trajectories`, term by term. It is the gradient of the expected return of the
     first `horizon` steps, and so :math:`\nabla_h J` itself where every episode ends within them.
+
+    With a horizon that cuts episodes off it is :eq:`eq-policy-gradient-cut`.
 
     Args:
         mdp: the MDP.

@@ -51,6 +51,8 @@ def reinforce_loss(
     without any step included. Returns and baseline are constants: no gradient flows into `rewards` or `baseline`, so
     a learned baseline needs a loss of its own, such as `value_loss`.
 
+    Without the factor :math:`\gamma^t` it follows :eq:`eq-dropped-field`.
+
     Args:
         log_probs: :math:`\ln\pi_\theta(A_t \mid S_t)` of the actions taken; every leading axis counts episodes.
         rewards: :math:`R_{t+1}` at index t.
@@ -410,6 +412,8 @@ def loss_variants() -> dict[str, Loss]:
 
     Each is a loss that is called as `loss(log_probs, rewards, gamma, mask=mask)`.
 
+    Their common form is :eq:`eq-reinforce-loss`.
+
     Returns:
         The losses by their names.
 
@@ -457,6 +461,8 @@ def bias_ledger(
     The rows are those of `loss_variants`, and six more: constant and true-value baselines, a reset state's value added
     at termination, episodes cut off at `limit` with and without the true value of the last state, and actions drawn
     with top-p but scored by the full softmax.
+
+    The means are :eq:`eq-expected-gradient`, the variances :eq:`eq-gradient-covariance`.
 
     Args:
         mdp: an MDP whose episodes end within `horizon` steps.

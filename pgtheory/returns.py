@@ -106,6 +106,8 @@ def returns_to_go(
     The index is the time: a step whose mask is False gives no reward and has return 0, but it takes a step of time. So
     padding on either side leaves the returns of the steps taken as they are, and a row without any step has returns 0.
 
+    It obeys the recursion :eq:`eq-return-recursion`.
+
     Args:
         rewards: :math:`R_{t+1}` at index t, shape `[..., T]`; what stands where the mask is False is never read.
         gamma: the discount :math:`\gamma`, in [0, 1].

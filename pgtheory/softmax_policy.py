@@ -113,6 +113,8 @@ def score(
 ) -> Float[Tensor, "*batch A"]:
     r"""The score :math:`\nabla_h \ln\pi(a|\cdot) = e_a - \pi`, :eq:`eq-score-tabular`: the response of one row.
 
+    It is :eq:`eq-score` for a table of preferences.
+
     Args:
         preferences: :math:`h(s, \cdot)`, one row per state.
         actions: the action :math:`a` of each row; broadcasts against the rows. In a terminal row it is not used.

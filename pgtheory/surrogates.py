@@ -37,6 +37,8 @@ def masked_mean(
 ) -> Float[Tensor, "..."]:
     r"""The mean over the places where the mask is True; 0, with gradient 0, where there is none.
 
+    The mean over the steps taken in :eq:`eq-ppo-loss`.
+
     Args:
         values: any tensor; what stands where the mask is False is never read.
         mask: the same shape; None: everywhere.
@@ -157,6 +159,8 @@ def off_policy_loss(
 
     Equation :eq:`eq-off-policy-objective`. Each reward is weighted by the ratios of the actions before it, those that
     it can depend on.
+
+    Its gradient is that of :eq:`eq-off-policy-gradient`, with the sign of a loss.
 
     Args:
         log_probs: :math:`\ln \pi_\theta(A_t \mid S_t)`; every leading axis counts episodes.

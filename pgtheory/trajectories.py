@@ -23,6 +23,8 @@ class Trajectories(NamedTuple):
     are 0. A trajectory is `terminated` if it has reached a terminal state, also if that was its T-th step, and
     `truncated` if it was cut off after T steps; each is exactly one of the two.
 
+    The fields of :eq:`eq-trajectory`.
+
     Attributes:
         states: :math:`S_0, \dots, S_T`.
         actions: :math:`A_0, \dots, A_{T-1}`.
@@ -70,6 +72,8 @@ def sample_trajectories(
     by bisection, so it takes a number of operations that is logarithmic in the number of actions and outcomes of the
     state, and it never gives an event of probability 0. Each call first spends a time proportional to the number of
     outcomes of the MDP on the policy's distribution functions, so many trajectories in one call are the cheapest.
+
+    Draws :eq:`eq-trajectory` with the probabilities of :eq:`eq-trajectory-probability`.
 
     Args:
         mdp: the MDP.
@@ -223,6 +227,8 @@ def at_steps(table: Float[Tensor, "*batch S A"], trajectories: Trajectories) -> 
 
     With the table of :math:`\log \pi` these are the log-probabilities of the actions; with the advantages, those of
     the steps. Entries that no step reads, such as the rows of terminal states, may be infinite or NaN.
+
+    .. no equation: it picks entries of a table
 
     Args:
         table: any table over states and actions, with any leading batch axes.

@@ -314,6 +314,8 @@ def greedy_policy(mdp: FiniteMDP, values: Float[Tensor, "*batch S"], gamma: floa
     greedy policy of :math:`v_*` is optimal. With :math:`\gamma = 1` it need not even terminate, because an action
     that leads round in a circle at no cost ties with the best one; use ``optimal_policy`` there.
 
+    A policy that attains the maximum of :eq:`eq-bellman-optimality`.
+
     Args:
         mdp: the MDP.
         values: any :math:`v`, ``[..., S]``.
@@ -383,6 +385,8 @@ def optimal_policy(mdp: FiniteMDP, gamma: float) -> Float[Tensor, "S A"]:
 
     In a state where no action ever improves on choosing among all of them with equal probability, that is what it
     does; in all others it takes one action.
+
+    A policy that attains the maximum of :eq:`eq-bellman-optimality`.
 
     Args:
         mdp: the MDP.
@@ -457,6 +461,8 @@ def finite_horizon_optimal_values(
     :math:`v_T = 0` and :math:`v_t = T v_{t+1}` with the Bellman optimality operator. In general the best action
     depends on the time.
 
+    Equation :eq:`eq-finite-horizon-value` with the maximum of :eq:`eq-bellman-optimality` in place of the policy.
+
     Args:
         mdp: the MDP.
         gamma: the discount :math:`\gamma`, in [0, 1].
@@ -515,6 +521,8 @@ def monte_carlo_values(
     trajectories: "Trajectories", gamma: float, *, n_states: int, visit: Literal["first", "every"] = "first"
 ) -> MonteCarloValues:
     r"""The mean return that followed each state, over sampled episodes that all terminated.
+
+    The expectation of :eq:`eq-state-value`, sampled.
 
     Args:
         trajectories: episodes under one policy, none of them truncated.

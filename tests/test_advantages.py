@@ -56,6 +56,7 @@ def gae_by_definition(
     return result
 
 
+@pytest.mark.equation("eq-gae")
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(
     st.integers(1, 40), st.integers(0, 10_000), st.sampled_from([0.0, 0.5, 0.97, 1.0]), st.sampled_from([0.0, 0.9, 1.0])
@@ -79,6 +80,7 @@ def test_generalized_advantages_are_their_definition(n: int, seed: int, gamma: f
     torch.testing.assert_close(found, torch.tensor(expected, dtype=F64), atol=1e-10, rtol=1e-10)
 
 
+@pytest.mark.equation("eq-td-error")
 def test_lambda_zero_is_the_td_error_and_lambda_one_the_return_minus_the_value() -> None:
     rewards, values = randn(2, 6)
     next_values, gamma = torch.cat([values[1:], torch.zeros(1, dtype=F64)]), 0.9
@@ -119,6 +121,7 @@ def test_nothing_crosses_the_end_of_an_episode() -> None:
     assert found.tolist() == [2.0, 1.0, 0.0]
 
 
+@pytest.mark.equation("eq-gae-mean", "eq-gae-variance")
 @pytest.mark.parametrize("lam", [0.0, 0.4, 0.95, 1.0])
 @pytest.mark.parametrize("right_values", [True, False])
 def test_moments_of_generalized_advantages_are_those_of_all_trajectories(lam: float, right_values: bool) -> None:

@@ -79,6 +79,7 @@ def undecided(logits: list[float], p: float) -> bool:
 # --- greedy
 
 
+@pytest.mark.equation("eq-greedy")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_greedy_takes_the_first_of_equal_maxima(dtype: torch.dtype) -> None:
     logits = torch.zeros(3, 5000, dtype=dtype)
@@ -96,6 +97,7 @@ def test_greedy_is_the_head_of_the_ranking(logits: list[float]) -> None:
 # --- temperature
 
 
+@pytest.mark.equation("eq-temperature", "eq-softmax-scaled")
 @properties
 @given(some_logits, st.floats(0.1, 10))
 def test_temperature_raises_probabilities_to_the_power_one_over_tau(logits: list[float], tau: float) -> None:
@@ -142,6 +144,7 @@ def test_a_temperature_that_would_overflow_gives_the_limit(dtype: torch.dtype) -
 # --- top-k
 
 
+@pytest.mark.equation("eq-top-k")
 @properties
 @given(tied_logits, st.integers(1, 15))
 def test_top_k_keeps_the_first_k_of_the_ranking(logits: list[float], k: int) -> None:
@@ -242,6 +245,7 @@ def test_logits_of_16_bits_are_taken_as_exact(dtype: torch.dtype) -> None:
     assert kept(top_p(torch.zeros(4, dtype=dtype), barely_more)) == [0, 1, 2]
 
 
+@pytest.mark.equation("eq-top-p")
 @pytest.mark.usefixtures("route")
 @properties
 @given(st.one_of(some_logits, tied_logits, distinct_logits), masses)
@@ -376,6 +380,7 @@ def test_both_routes_agree_on_random_logits(monkeypatch: pytest.MonkeyPatch) -> 
 # --- sampling
 
 
+@pytest.mark.equation("eq-inverse-cdf")
 @properties
 @given(st.lists(st.sampled_from([-INF, 0.0, math.log(2), math.log(3)]), min_size=1, max_size=9), st.integers(0, 2**20))
 def test_inverse_cdf_inverts_the_cumulative_distribution(logits: list[float], numerator: int) -> None:
@@ -425,6 +430,7 @@ def test_a_generator_repeats_its_samples_and_the_global_state_is_not_touched_by_
 # --- the composition
 
 
+@pytest.mark.equation("eq-decoding-map")
 @properties
 @given(some_logits, st.floats(0.2, 3), st.integers(1, 12), st.floats(0.05, 1.0))
 def test_decode_is_sample_of_top_p_of_top_k_of_temperature(logits: list[float], tau: float, k: int, p: float) -> None:

@@ -45,6 +45,7 @@ def two_prompts() -> FiniteMDP:
     return gallery.token_tree(3, 3, reward=reward, eos=0, n_prompts=2)
 
 
+@pytest.mark.equation("eq-group-advantage")
 def test_group_advantages_with_std_use_the_sample_deviation_and_trls_epsilon() -> None:
     rewards = [0.0, 1.0, 5.0]
     mean = sum(rewards) / 3
@@ -122,6 +123,7 @@ def loss_by_loops(
     return total
 
 
+@pytest.mark.equation("eq-grpo", "eq-dr-grpo", "eq-dapo", "eq-gspo", "eq-rloo")
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("beta", [0.0, 0.3])
 def test_each_group_loss_and_its_gradient_are_the_published_formula(variant: Any, beta: float) -> None:
@@ -170,6 +172,7 @@ def brute_group_gradient(loss: Any, mdp: FiniteMDP, h: Tensor, horizon: int, siz
     return torch.autograd.grad(value, leaf)[0]
 
 
+@pytest.mark.equation("eq-expected-group-gradient")
 @pytest.mark.parametrize("name", ["grpo", "dapo", "rloo"])
 def test_expected_group_gradient_is_the_sum_over_all_groups_of_each_prompt(name: str) -> None:
     mdp = gallery.token_tree(2, 2, reward=lambda x, y: float(sum(y) == 1 + x), eos=0, n_prompts=2, initial=[0.3, 0.7])
@@ -224,6 +227,7 @@ def test_gspo_and_grpo_have_the_same_gradient_at_ratio_one(ledger: dict[str, Any
     torch.testing.assert_close(ledger["gspo"].mean, ledger["grpo"].mean, atol=1e-14, rtol=1e-12)
 
 
+@pytest.mark.equation("eq-group-unbiased")
 @pytest.mark.parametrize("variant", ["rloo", "dr_grpo"])
 def test_on_a_tree_of_three_tokens_and_three_steps_all_groups_of_three_average_to_the_gradient(variant: str) -> None:
     """27 responses, 27^3 = 19,683 groups for each of two prompts, one of them ten times as hard as the other."""
@@ -237,6 +241,7 @@ def test_on_a_tree_of_three_tokens_and_three_steps_all_groups_of_three_average_t
     torch.testing.assert_close(found, -factor * exact_policy_gradient(mdp, h, 1.0), atol=1e-12, rtol=1e-10)
 
 
+@pytest.mark.equation("eq-difficulty-weight")
 @pytest.mark.parametrize("size", [2, 3, 5])
 @pytest.mark.parametrize("scale", ["std", "none"])
 @pytest.mark.parametrize("baseline", ["mean", "leave_one_out"])

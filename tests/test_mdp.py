@@ -92,6 +92,7 @@ def test_outcomes_as_tuples_columns_matrix_or_array_are_the_same_mdp():
         assert mdp.dtype == F64
 
 
+@pytest.mark.equation("eq-dynamics", "eq-dynamics-normalised")
 @given(st.integers(0, 10_000))
 @settings(deadline=None, derandomize=True, max_examples=25)
 def test_from_table_and_dynamics_are_inverse(seed):
@@ -119,6 +120,7 @@ def test_a_reward_that_never_happens_stays_in_the_reward_set_of_a_table():
     assert torch.equal(mdp.dynamics(), p)
 
 
+@pytest.mark.equation("eq-transitions", "eq-expected-rewards")
 @given(st.integers(0, 10_000))
 @settings(deadline=None, derandomize=True, max_examples=25)
 def test_from_transitions_keeps_p_and_the_expected_reward(seed):
@@ -218,6 +220,7 @@ def test_the_mask_of_terminal_states_is_empty_and_marked():
     assert not hasattr(mask & mask, "terminal")
 
 
+@pytest.mark.equation("eq-policy")
 def test_the_equiprobable_policy_is_uniform_over_the_available_actions():
     policy = equiprobable_policy(coin())
     assert policy.tolist() == [[1, 0], [0.5, 0.5], [0, 0]]
@@ -470,6 +473,7 @@ BAD_POLICIES = {
 }
 
 
+@pytest.mark.equation("eq-policy-conditions")
 @pytest.mark.parametrize("case", BAD_POLICIES)
 def test_a_wrong_policy_is_refused(case):
     build, message = BAD_POLICIES[case]

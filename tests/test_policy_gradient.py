@@ -207,6 +207,7 @@ def test_performance_is_the_start_distribution_times_the_inverse_times_the_rewar
     assert_close(performance(mdp, policy, gamma), performance_by_inverse(mdp, preferences, gamma), 1e-11)
 
 
+@pytest.mark.equation("eq-performance")
 @every_bounded_case
 def test_performance_is_the_expected_return_of_all_trajectories(make, horizon, gamma):
     mdp = make()
@@ -216,6 +217,7 @@ def test_performance_is_the_expected_return_of_all_trajectories(make, horizon, g
     assert_close(performance(mdp, policy, gamma), probabilities @ (trajectories.rewards @ powers), 1e-12)
 
 
+@pytest.mark.equation("eq-visitation", "eq-visitation-fixed-point")
 @pytest.mark.parametrize("make", [pytest.param(m, id=n) for n, m in (CONTINUING | EPISODIC).items()])
 def test_visitation_is_the_sum_of_discounted_powers_of_the_transition_matrix(make):
     mdp, gamma = make(), 0.6
@@ -283,6 +285,7 @@ def test_visitation_is_the_law_of_the_state_at_a_geometric_time():
 # --- the theorem, by four other routes ---
 
 
+@pytest.mark.equation("eq-softmax-gradient")
 @every_case
 def test_exact_gradient_is_autograd_through_the_inverse(make, gamma):
     mdp = make()
@@ -299,6 +302,7 @@ def test_exact_gradient_is_autograd_through_the_solve_of_the_value_functions(mak
     assert_close(exact_policy_gradient(mdp, preferences, gamma), expected)
 
 
+@pytest.mark.equation("eq-policy-gradient")
 @every_case
 def test_exact_gradient_is_the_limit_of_central_differences(make, gamma):
     mdp = make()
@@ -307,6 +311,7 @@ def test_exact_gradient_is_the_limit_of_central_differences(make, gamma):
     assert_close(exact_policy_gradient(mdp, preferences, gamma), expected)
 
 
+@pytest.mark.equation("eq-policy-gradient-trajectories")
 @every_bounded_case
 def test_exact_gradient_is_the_sum_over_all_trajectories_of_the_likelihood_ratio(make, horizon, gamma):
     mdp = make()
@@ -444,6 +449,7 @@ def parametric_policies(mdp: FiniteMDP):
     )
 
 
+@pytest.mark.equation("eq-parameter-gradient")
 @pytest.mark.parametrize(
     ("make", "gamma"),
     [
@@ -497,6 +503,7 @@ def two_choices() -> FiniteMDP:
     return FiniteMDP.from_outcomes(outcomes, n_states=3, n_actions=2, initial=0, terminal=[2])
 
 
+@pytest.mark.equation("eq-curl")
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 0.75, 1.0])
 def test_dropping_gamma_t_is_not_a_gradient(gamma):
     # Nota & Thomas, "Is the Policy Gradient a Gradient?", 2020: the second derivatives do not commute. By hand, with
@@ -507,6 +514,7 @@ def test_dropping_gamma_t_is_not_a_gradient(gamma):
     assert asymmetry(lambda h: exact_policy_gradient(mdp, h, gamma), preferences) < 1e-15
 
 
+@pytest.mark.equation("eq-dropped-field")
 def test_dropping_gamma_t_is_what_the_loss_without_it_estimates():
     mdp, preferences = layered(), random_preferences(layered())
     field = exact_policy_gradient(mdp, preferences, 0.5, discount_states=False)
@@ -538,6 +546,7 @@ def test_the_on_policy_distribution_is_the_wrong_weight():
     assert torch.cosine_similarity(gradient.flatten(), weighted.flatten(), 0) < 0.95
 
 
+@pytest.mark.equation("eq-policy-gradient-cut", "eq-finite-horizon-gradient")
 @pytest.mark.parametrize("gamma", [0.5, 0.9, 1.0])
 def test_a_fixed_horizon_has_a_gradient_of_its_own(gamma):
     mdp = gallery.two_state_toy()
@@ -559,6 +568,7 @@ def test_a_fixed_horizon_has_a_gradient_of_its_own(gamma):
 # --- the exact moments of an estimator ---
 
 
+@pytest.mark.equation("eq-expected-gradient", "eq-gradient-covariance")
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_expected_gradient_is_the_weighted_sum_over_every_batch(loss, batch_size):
@@ -691,6 +701,7 @@ def test_the_probability_of_a_batch_is_not_differentiated():
 # --- ascent ---
 
 
+@pytest.mark.equation("eq-gradient-ascent")
 def test_gradient_ascent_is_the_recursion():
     mdp = gallery.two_state_toy()
     start = random_preferences(mdp)
@@ -720,6 +731,7 @@ def test_gradient_ascent_reaches_the_optimum_of_the_4x4_gridworld(kind):
     assert ascent.performance[-1] > best - 0.05 * (best - float(ascent.performance[0]))
 
 
+@pytest.mark.equation("eq-bandit-rate")
 def test_a_bandit_converges_no_slower_than_the_bound_of_mei_et_al():
     # Mei, Xiao, Szepesvári, Schuurmans, ICML 2020: rewards in [0, 1], step 2/5, uniform start, so that c = 1/3.
     bandit = gallery.bandit([1.0, 0.7, 0.0])
@@ -741,6 +753,7 @@ def test_exact_gradients_of_a_bandit_slow_down_as_one_over_t():
     assert gap * 2 * alpha * steps == pytest.approx(1, rel=0.02)
 
 
+@pytest.mark.equation("eq-natural-gradient")
 def test_the_natural_gradient_is_the_pseudo_inverse_of_the_fisher_information_times_the_gradient():
     mdp, gamma = layered(), 0.9
     preferences = random_preferences(mdp)
@@ -757,6 +770,7 @@ def test_the_natural_gradient_is_the_pseudo_inverse_of_the_fisher_information_ti
     assert natural[~available].eq(0).all()
 
 
+@pytest.mark.equation("eq-visitation-fisher")
 def test_the_fisher_information_of_a_trajectory_is_weighted_by_the_visitation():
     mdp = layered()
     preferences = random_preferences(mdp)
@@ -775,6 +789,7 @@ def enumerate_trajectories_log(mdp: FiniteMDP, preferences: Tensor, trajectories
     return torch.where(trajectories.mask, chosen, 1.0).log().sum(-1)
 
 
+@pytest.mark.equation("eq-natural-rate")
 def test_the_natural_gradient_of_a_bandit_converges_exponentially():
     bandit, alpha = gallery.bandit([1.0, 0.5, 0.0]), 1.0
     preferences = torch.zeros(2, 3, dtype=F64)

@@ -135,6 +135,7 @@ def to_go(steps: Episode, gamma: float) -> list[float]:
 # --- the loss itself
 
 
+@pytest.mark.equation("eq-reinforce-loss")
 def test_the_loss_is_the_formula_written_out() -> None:
     generator = seeded(0)
     log_probs, rewards = (torch.randn(2, 3, 4, generator=generator, dtype=F64) for _ in range(2))
@@ -150,6 +151,7 @@ def test_the_loss_is_the_formula_written_out() -> None:
     )
 
 
+@pytest.mark.equation("eq-reinforce", "eq-full-return")
 @pytest.mark.parametrize("name", ENDING)
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize("loss", [reinforce_loss, full_return_loss], ids=["reward to go", "full return"])
@@ -187,6 +189,7 @@ def test_a_constant_baseline_leaves_the_expectation_as_it_is(seed: int, baseline
     torch.testing.assert_close(-estimate, exact_policy_gradient(mdp, preferences, gamma), rtol=0, atol=1e-12)
 
 
+@pytest.mark.equation("eq-baseline-condition")
 def test_a_baseline_that_depends_on_the_time_and_the_other_steps_past_leaves_the_expectation_as_it_is() -> None:
     mdp, preferences, horizon = problem("quiz")
 
@@ -320,6 +323,7 @@ def test_the_own_sample_mean_shrinks_the_gradient_by_one_minus_one_over_n(k: int
     torch.testing.assert_close(-estimate, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.equation("eq-leave-one-out")
 def test_leave_one_out_is_the_mean_of_the_others_written_out() -> None:
     returns = torch.tensor([[[4.0, 1.0], [2.0, NAN], [6.0, 3.0]]], dtype=F64)
     mask = ~returns.isnan()
@@ -334,6 +338,7 @@ def test_leave_one_out_advantages_are_scaled_deviations_from_the_mean() -> None:
     torch.testing.assert_close(returns - leave_one_out_baseline(returns), 5 / 4 * (returns - returns.mean(0)))
 
 
+@pytest.mark.equation("eq-optimal-baseline")
 @examples
 @given(st.lists(st.tuples(st.floats(-3, 3), st.floats(-5, 5)), min_size=2, max_size=5), st.floats(-5, 5))
 def test_no_constant_has_a_smaller_variance_than_the_optimal_one(rows: list[tuple[float, float]], b: float) -> None:
@@ -358,6 +363,7 @@ def test_the_optimal_baseline_of_two_actions_is_the_value_of_the_other_one() -> 
     assert float(optimal_baseline(certain, q)) == 3.0
 
 
+@pytest.mark.equation("eq-value-loss")
 def test_the_expected_value_loss_is_least_at_the_true_values() -> None:
     mdp, preferences, horizon = problem("quiz")
     policy = softmax_policy(preferences, available=mdp.available)
@@ -387,6 +393,7 @@ def entropy_regularised(mdp: FiniteMDP, preferences: Tensor, gamma: float, beta:
     return total
 
 
+@pytest.mark.equation("eq-entropy-bonus")
 def test_the_entropy_bonus_moves_the_entropy_of_the_visited_states_but_not_the_visits() -> None:
     mdp, preferences, _ = problem("quiz")
     gamma, beta = 0.9, 0.3
@@ -401,6 +408,7 @@ def test_the_entropy_bonus_moves_the_entropy_of_the_visited_states_but_not_the_v
     assert (partial - full).norm() > 1e-3
 
 
+@pytest.mark.equation("eq-bootstrap")
 def test_bootstrapped_returns_are_the_action_values_in_expectation() -> None:
     mdp = gallery.two_state_toy()
     preferences = torch.randn(3, 2, generator=seeded(2), dtype=F64)

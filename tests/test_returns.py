@@ -76,6 +76,7 @@ def filtered(rewards: Tensor, gamma: float) -> Tensor:
 # --- the definition -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.equation("eq-return")
 def test_returns_of_a_worked_example_are_those_of_sutton_and_barto_exercise_3_8() -> None:
     # Sutton & Barto (2018), exercise 3.8: γ = 0.5 and R_1..R_5 = -1, 2, 6, 3, 2 give, from the end, 2, 4, 8, 6, 2.
     rewards = torch.tensor([-1.0, 2.0, 6.0, 3.0, 2.0], dtype=torch.float64)
@@ -135,6 +136,7 @@ def test_100_000_steps_neither_overflow_nor_lose_accuracy(gamma: float) -> None:
     assert constant[0].item() == pytest.approx(-math.expm1(100_000 * math.log(gamma)) / (1 - gamma), rel=1e-13)
 
 
+@pytest.mark.equation("eq-return-recursion")
 @given(
     st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=1, max_size=80),
     st.floats(0, 1, allow_subnormal=False),
@@ -261,6 +263,7 @@ def test_non_contiguous_rewards_are_read_right() -> None:
 # --- the matrix, and derivatives ------------------------------------------------------------------------------------
 
 
+@pytest.mark.equation("eq-return-matrix")
 @pytest.mark.parametrize("gamma", GAMMAS)
 def test_the_return_matrix_is_the_inverse_of_the_recursion(gamma: float) -> None:
     # (I - γ N) G = R, where N moves G_{t+1} to t: the recursion, solved. The only matrix with this property is L.
@@ -341,6 +344,7 @@ def test_no_return_exceeds_the_largest_reward_times_the_effective_horizon(reward
     assert (returns_to_go(torch.tensor(rewards, dtype=torch.float64), gamma).abs() <= bound * (1 + 1e-12)).all()
 
 
+@pytest.mark.equation("eq-sequence-level-reward")
 def test_a_sequence_level_reward_gives_every_step_the_same_return_at_gamma_1() -> None:
     mask, scores = prefix_mask([1, 3, 5], 5), torch.tensor([2.0, -1.0, 0.5])
     rewards = sequence_level_rewards(scores, mask)
@@ -384,12 +388,14 @@ def test_factors_have_the_dtype_asked_for(dtype: torch.dtype) -> None:
     assert discount_factors(0.9, 3).dtype == return_matrix(0.9, 3).dtype == torch.get_default_dtype()
 
 
+@pytest.mark.equation("eq-effective-horizon")
 def test_the_effective_horizon_is_the_sum_of_all_factors() -> None:
     for gamma in (0.0, 0.5, 0.9):
         assert effective_horizon(gamma) == pytest.approx(math.fsum(gamma**k for k in range(1000)), rel=1e-12)
     assert effective_horizon(1.0) == math.inf
 
 
+@pytest.mark.equation("eq-discount-rate")
 def test_the_discount_factor_of_a_rate() -> None:
     assert discount_from_rate(0.0) == 1.0
     assert discount_from_rate(0.25) == float(Fraction(1) / (1 + Fraction(1, 4)))

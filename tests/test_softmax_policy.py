@@ -72,6 +72,7 @@ preference_rows = st.integers(1, 6).flatmap(
 # --- values
 
 
+@pytest.mark.equation("eq-softmax-policy", "eq-log-softmax")
 @examples
 @given(preference_rows)
 def test_probabilities_and_their_logarithms_agree_with_scipy_up_to_ten_thousand(row: list[float]) -> None:
@@ -82,6 +83,7 @@ def test_probabilities_and_their_logarithms_agree_with_scipy_up_to_ten_thousand(
     np.testing.assert_allclose(log_softmax_policy(h), scipy.special.log_softmax(row), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.equation("eq-softmax-odds")
 @examples
 @given(st.floats(-1e4, 1e4), st.floats(-1e4, 1e4))
 def test_two_actions_are_the_logistic_function_of_the_difference(x: float, y: float) -> None:
@@ -237,6 +239,7 @@ def test_the_score_is_the_gradient_of_the_log_probability_by_another_route(mask:
             torch.testing.assert_close(found, expected[s], rtol=0, atol=1e-15)
 
 
+@pytest.mark.equation("eq-score", "eq-score-tabular")
 def test_the_score_agrees_with_central_differences() -> None:
     h = normal(4)
     numeric = central_difference(lambda x: torch.tensor(scipy.special.log_softmax(x.numpy())), h)
@@ -244,6 +247,7 @@ def test_the_score_agrees_with_central_differences() -> None:
     torch.testing.assert_close(found, numeric, rtol=0, atol=1e-9)
 
 
+@pytest.mark.equation("eq-score-zero-mean")
 @examples
 @given(preference_rows)
 def test_the_mean_score_is_zero_and_each_score_sums_to_zero(row: list[float]) -> None:
@@ -281,6 +285,7 @@ def test_reordering_the_actions_reorders_everything() -> None:
 # --- second-order structure
 
 
+@pytest.mark.equation("eq-softmax-jacobian")
 @pytest.mark.parametrize("mask", [torch.ones(4, dtype=torch.bool), MASK[0]], ids=["all", "masked"])
 def test_fisher_information_is_jacobian_covariance_and_minus_hessian(mask: Tensor) -> None:
     h = torch.where(mask, normal(4), NAN)
@@ -307,6 +312,7 @@ def test_fisher_information_of_two_actions_is_p_times_one_minus_p() -> None:
     torch.testing.assert_close(fisher, expected, rtol=1e-14, atol=0)
 
 
+@pytest.mark.equation("eq-entropy")
 @examples
 @given(preference_rows)
 def test_entropy_agrees_with_scipy_and_lies_between_zero_and_log_n(row: list[float]) -> None:
@@ -315,6 +321,7 @@ def test_entropy_agrees_with_scipy_and_lies_between_zero_and_log_n(row: list[flo
     assert -1e-15 <= found <= math.log(len(row)) + 1e-14
 
 
+@pytest.mark.equation("eq-entropy-gradient")
 def test_the_gradient_of_entropy_is_the_formula_of_the_book() -> None:
     h = normal(5).requires_grad_()
     (found,) = torch.autograd.grad(entropy(h), h)
@@ -335,6 +342,7 @@ def test_entropy_of_a_certain_policy_is_zero_without_nan(dtype: torch.dtype) -> 
 # --- linear and neural scores
 
 
+@pytest.mark.equation("eq-score-linear")
 def test_the_linear_score_is_the_features_less_their_mean() -> None:
     x, theta = normal(3, 4, 2), normal(2, seed=1)
     actions = torch.tensor([3, 1, 2])
@@ -346,6 +354,7 @@ def test_the_linear_score_is_the_features_less_their_mean() -> None:
         torch.testing.assert_close(found[s], x[s, a] - mean, rtol=0, atol=1e-14)
 
 
+@pytest.mark.equation("eq-preferences-linear")
 def test_the_linear_score_is_the_gradient_through_a_linear_policy() -> None:
     features = normal(3, 4, 2)
     policy = LinearPolicy(features, available=MASK, init_std=1.0, generator=seeded(1))
@@ -359,6 +368,7 @@ def test_the_linear_score_is_the_gradient_through_a_linear_policy() -> None:
         torch.testing.assert_close(found[n], expected, rtol=0, atol=1e-14)
 
 
+@pytest.mark.equation("eq-preferences-tabular")
 def test_tabular_is_linear_with_one_hot_features() -> None:
     tabular = TabularPolicy(3, 4, init_std=1.0, generator=seeded(), dtype=F64)
     linear = LinearPolicy(torch.eye(12, dtype=F64).reshape(3, 4, 12))
@@ -367,6 +377,7 @@ def test_tabular_is_linear_with_one_hot_features() -> None:
     torch.testing.assert_close(linear.table(), tabular.table())
 
 
+@pytest.mark.equation("eq-score-chain")
 def test_the_neural_score_is_the_chain_rule_through_the_preferences() -> None:
     policy = NeuralPolicy(
         5, 4, features=normal(3, 5), hidden=(6, 5), available=MASK, output_scale=1.0, generator=seeded(), dtype=F64
@@ -383,6 +394,7 @@ def test_the_neural_score_is_the_chain_rule_through_the_preferences() -> None:
             torch.testing.assert_close(chained, gradient, rtol=0, atol=1e-14)
 
 
+@pytest.mark.equation("eq-preferences-neural")
 def test_the_network_is_affine_tanh_affine() -> None:
     policy = NeuralPolicy(3, 2, hidden=(4,), output_scale=1.0, generator=seeded(), dtype=F64)
     first, _, last = policy.network

@@ -66,6 +66,7 @@ def enumerated(mdp: FiniteMDP, policy: Tensor, horizon: int) -> tuple[Trajectori
 # --- importance ratios
 
 
+@pytest.mark.equation("eq-importance-ratio")
 def test_ratios_of_every_level_are_products_written_out() -> None:
     log_probs, old = randn(2, 4), randn(2, 4, seed=1)
     mask = torch.tensor([[True, True, False, True], [True, False, False, False]])
@@ -85,6 +86,7 @@ def test_ratios_of_every_level_are_products_written_out() -> None:
             torch.testing.assert_close(found, torch.tensor(want, dtype=F64))
 
 
+@pytest.mark.equation("eq-importance-identity")
 def test_ratios_of_prefixes_have_mean_one_and_their_variance_is_the_chi_square_divergence() -> None:
     mdp = short_mdp()
     new, old = (softmax_policy(randn(4, 2, seed=s), available=mdp.available) for s in (1, 2))
@@ -104,11 +106,13 @@ def test_effective_sample_size_lies_between_one_and_n(weights: list[float]) -> N
     assert found == 0.0 if not any(weights) else 1 - 1e-9 <= found <= len(weights) + 1e-9
 
 
+@pytest.mark.equation("eq-effective-sample-size")
 def test_effective_sample_size_is_kishs_formula() -> None:
     w = [1.0, 2.0, 5.0]
     assert float(effective_sample_size(torch.tensor(w, dtype=F64))) == pytest.approx(64 / 30)
 
 
+@pytest.mark.equation("eq-off-policy-objective", "eq-off-policy-gradient")
 @pytest.mark.parametrize("gamma", [1.0, 0.8])
 def test_off_policy_loss_has_the_value_and_gradient_of_minus_j_wherever_the_data_come_from(gamma: float) -> None:
     mdp = short_mdp()
@@ -132,6 +136,7 @@ def test_off_policy_loss_has_the_value_and_gradient_of_minus_j_wherever_the_data
 # --- performance difference and surrogate
 
 
+@pytest.mark.equation("eq-performance-difference")
 @pytest.mark.parametrize("gamma", [0.0, 0.7, 1.0])
 def test_performance_difference_is_the_difference_of_two_performances(gamma: float) -> None:
     mdp = short_mdp()
@@ -141,6 +146,7 @@ def test_performance_difference_is_the_difference_of_two_performances(gamma: flo
     torch.testing.assert_close(performance_difference(mdp, new, old, gamma), expected, atol=1e-12, rtol=1e-12)
 
 
+@pytest.mark.equation("eq-surrogate-objective", "eq-surrogate-gradient")
 def test_surrogate_touches_the_performance_to_first_order_and_no_further() -> None:
     mdp, gamma = short_mdp(), 0.9
     h0, direction = randn(4, 2), randn(4, 2, seed=4)
@@ -161,6 +167,7 @@ def test_surrogate_touches_the_performance_to_first_order_and_no_further() -> No
 # --- PPO
 
 
+@pytest.mark.equation("eq-ppo-regions")
 @pytest.mark.parametrize(
     ("ratio", "advantage", "value", "slope"),
     [
@@ -183,6 +190,7 @@ def test_clipping_stops_the_gradient_on_one_side_for_each_sign_of_the_advantage(
     assert gradient.item() == pytest.approx(slope)
 
 
+@pytest.mark.equation("eq-ppo-clip")
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(st.floats(0.01, 5), st.floats(-3, 3), st.floats(0, 0.9), st.floats(0, 3))
 def test_clipped_surrogate_is_the_minimum_of_the_paper(ratio: float, advantage: float, low: float, high: float) -> None:
@@ -205,6 +213,7 @@ def test_an_overflowing_ratio_is_clipped_with_gradient_zero_and_not_nan() -> Non
     assert log_probs.grad.item() == 0.0
 
 
+@pytest.mark.equation("eq-ppo-loss")
 def test_at_ratio_one_the_value_is_minus_the_mean_advantage_and_the_gradient_is_that_of_reinforce() -> None:
     log_probs, rewards = randn(3, 5).requires_grad_(), randn(3, 5, seed=1)
     mask = torch.arange(5) < torch.tensor([5, 2, 3])[:, None]
@@ -272,6 +281,7 @@ def kl(p: Tensor, q: Tensor) -> Tensor:
     return (p.exp() * (p - q)).sum()
 
 
+@pytest.mark.equation("eq-kl-estimators")
 @pytest.mark.parametrize("seed", range(5))
 def test_k1_and_k3_have_the_mean_kl_of_pi_from_ref_and_k2_has_not(seed: int) -> None:
     h, ref = categorical(seed)
@@ -283,6 +293,7 @@ def test_k1_and_k3_have_the_mean_kl_of_pi_from_ref_and_k2_has_not(seed: int) -> 
     assert abs(float(kl(ref, p)) - truth) > 1e-4  # the two directions are not confused
 
 
+@pytest.mark.equation("eq-kl-gradients")
 @pytest.mark.parametrize("seed", range(5))
 def test_as_losses_k1_has_no_gradient_k2_that_of_the_kl_and_k3_that_of_the_reverse(seed: int) -> None:
     h, ref = categorical(seed)

@@ -22,6 +22,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=seeded(seed), dtype=F64)
 
 
+@pytest.mark.equation("eq-token-log-prob")
 @pytest.mark.parametrize("shape", [(7,), (5, 7), (2, 3, 7), (2, 2, 3, 7)], ids=str)
 @pytest.mark.parametrize("chunk", [1, 14, 10_000])
 def test_token_log_probs_and_their_gradient_are_those_of_log_softmax(

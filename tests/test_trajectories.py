@@ -74,6 +74,7 @@ SMALL = {
 }
 
 
+@pytest.mark.equation("eq-trajectory-probability")
 @pytest.mark.parametrize("name", SMALL)
 def test_enumeration_gives_what_a_recursion_gives(name):
     mdp, horizon = SMALL[name]
@@ -155,6 +156,7 @@ def assert_well_padded(batch: Trajectories, mdp: FiniteMDP, n: int, horizon: int
     assert (length[batch.truncated] == horizon).all()
 
 
+@pytest.mark.equation("eq-trajectory")
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("horizon", [1, 2, 7])
 def test_the_padding_is_as_promised(name, horizon):

@@ -159,6 +159,7 @@ class TestClosedForms:
         expected = [(rh * ll - hl * rl) / det, (hh * rl - lh * rh) / det]
         np.testing.assert_allclose(state_values(mdp, policy, gamma), expected, rtol=1e-12)
 
+    @pytest.mark.equation("eq-bellman-optimality")
     def test_optimal_recycling_robot_solves_example_3_9(self) -> None:
         alpha, beta, search, wait, gamma = 0.8, 0.4, 2.0, 1.0, 0.9
         # Example 3.9, with v*(h), v*(l) found by trying all six deterministic policies by hand
@@ -215,6 +216,7 @@ class TestClosedForms:
 
 
 class TestAgainstOtherSolvers:
+    @pytest.mark.equation("eq-bellman-matrix")
     @pytest.mark.parametrize("gamma", [0.0, 0.3, 0.9, 0.999])
     @pytest.mark.parametrize("name", MDPS)
     def test_values_are_numpys(self, name: str, gamma: float, route: str) -> None:
@@ -276,6 +278,7 @@ class TestAgainstOtherSolvers:
 
 
 class TestEnumeration:
+    @pytest.mark.equation("eq-state-value")
     @pytest.mark.parametrize("gamma", [0.0, 0.7, 1.0])
     def test_values_are_the_mean_return_over_every_trajectory(self, gamma: float) -> None:
         # token_tree ends after 3 steps, so the horizon cuts nothing: v_π(S_0) = Σ_τ p(τ) G_0(τ)
@@ -286,6 +289,7 @@ class TestEnumeration:
         expected = (probability * (trajectories.rewards * weights).sum(-1)).sum()
         torch.testing.assert_close((mdp.initial * state_values(mdp, policy, gamma)).sum(), expected)
 
+    @pytest.mark.equation("eq-finite-horizon-value")
     @pytest.mark.parametrize("name", ["toy", "robot"])
     def test_finite_horizon_values_are_the_mean_return_over_every_trajectory(self, name: str) -> None:
         mdp, gamma, horizon = MDPS[name], 0.8, 5
@@ -329,6 +333,7 @@ def vars_of(mdp: FiniteMDP) -> dict[str, object]:
 
 
 class TestActionValuesAndAdvantages:
+    @pytest.mark.equation("eq-advantage")
     @pytest.mark.parametrize("name", MDPS)
     def test_state_value_is_the_mean_action_value_and_the_mean_advantage_is_zero(self, name: str) -> None:
         mdp = MDPS[name]
@@ -340,6 +345,7 @@ class TestActionValuesAndAdvantages:
         assert not q[..., ~mdp.available].any()
         assert not A[..., ~mdp.available].any()
 
+    @pytest.mark.equation("eq-action-value")
     def test_action_value_is_the_value_of_a_policy_that_starts_with_that_action(self) -> None:
         # a copy of each state in which action a is forced once: q_π(s, a) = v(copy), by NumPy
         mdp, gamma = gallery.recycling_robot(), 0.9
@@ -386,6 +392,7 @@ class TestDerivatives:
         assert torch.autograd.gradcheck(solution, (preferences, b))
         assert torch.autograd.gradgradcheck(solution, (preferences, b))
 
+    @pytest.mark.equation("eq-value-derivative")
     @pytest.mark.parametrize("gamma", [0.9, 1.0])
     def test_derivative_is_adjoint_times_action_value(self, gamma: float, route: str) -> None:
         # ∂(μᵀ v_π)/∂π(a|s) = η(s) q_π(s, a) with η = (I − γ P_πᵀ)⁻¹ μ, by NumPy
@@ -621,6 +628,7 @@ class TestTermination:
 
 
 class TestOperators:
+    @pytest.mark.equation("eq-contraction")
     @settings(deadline=None, derandomize=True, max_examples=50)
     @given(st.integers(0, 10_000), st.floats(0, 1))
     def test_both_operators_contract_by_gamma_and_are_monotone(self, seed: int, gamma: float) -> None:
@@ -637,6 +645,7 @@ class TestOperators:
             bellman_expectation(mdp, policy, v + 1, gamma), bellman_expectation(mdp, policy, v, gamma) + gamma
         )
 
+    @pytest.mark.equation("eq-bellman")
     @pytest.mark.parametrize("name", MDPS)
     def test_operator_is_the_matrix_form(self, name: str) -> None:
         mdp = MDPS[name]

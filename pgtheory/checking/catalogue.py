@@ -37,6 +37,8 @@ _CATALOGUE: tuple[Mistake, ...] = (
 def mistakes(check: str | None = None) -> tuple[Mistake, ...]:
     """The known mistakes, of one check or of all, in the order of the book.
 
+    .. no equation: it lists names
+
     Args:
         check: the name of a check, such as `"top_p"`; None: all.
 

@@ -60,6 +60,8 @@ def sample_episodes(
     episode has ended is stepped on, if it must be, but no step of its next episode is counted. That holds for each of
     Gymnasium's three autoreset modes; in `SAME_STEP` mode the last observation is read from `info["final_obs"]`.
 
+    .. no equation: it draws from an environment
+
     Args:
         envs: the vector environment, of discrete actions. It is reset with a seed drawn from `generator`, so that the
             generator alone decides the result, whatever the environment was used for before.
@@ -159,6 +161,8 @@ def sample_rollout(
     The environments must be in Gymnasium's default autoreset mode, `NEXT_STEP`: the step after the end of an episode
     resets, and its action is ignored. Such a step is masked out, and so :math:`S_{t+1}` is never the state after a
     reset.
+
+    .. no equation: it draws from an environment
 
     Args:
         envs: the vector environment, of discrete actions and box observations.

@@ -65,6 +65,8 @@ def reinforce_runs(
     that the steps before it have already changed. With `update="episode"` they move once, by the gradient of
     `reinforce_loss` at the parameters that drew the episode. The two differ by terms of second order in the step size.
 
+    Each run ascends by :eq:`eq-gradient-ascent` along the estimate :eq:`eq-reinforce`.
+
     Args:
         mdp: the MDP.
         features: :math:`x(s, a)` of :math:`h_\theta(s, a) = \theta^\top x(s, a)`.

@@ -58,6 +58,8 @@ def surrogate_runs(
     moves the critic towards the mean of :math:`\hat A_t + V(S_t)` in each state. One epoch with :math:`\lambda = 1` is
     REINFORCE with a learned baseline, without the factor :math:`\gamma^t`.
 
+    Each run descends :eq:`eq-ppo-loss` with the advantages :eq:`eq-gae`.
+
     Args:
         mdp: the MDP.
         preferences: :math:`h(s, a)` of each run at the start.
