@@ -44,8 +44,9 @@ class FiniteMDP:
     r"""A finite MDP: states, actions, rewards, the dynamics :math:`p(s', r \mid s, a)` and a start distribution.
 
     The dynamics (:eq:`eq-dynamics`, which satisfy :eq:`eq-dynamics-normalised`) are stored as the sorted list of the
-    outcomes that can happen, so the memory grows with their number and not with :math:`|\mathcal{S}|^2`. Build one with `from_outcomes`, `from_table`,
-    `from_transitions` or `from_gymnasium`; each validates what it is given, and copies it.
+    outcomes that can happen, so the memory grows with their number and not with :math:`|\mathcal{S}|^2`. Build one
+    with `from_outcomes`, `from_table`, `from_transitions` or `from_gymnasium`; each validates what it is given, and
+    copies it.
 
     Attributes:
         n_states: :math:`|\mathcal{S}^+|`, terminal states included.

@@ -62,9 +62,11 @@ def equations() -> dict[str, Equation]:
 
 @cache
 def modules() -> list[ModuleType]:
-    """The public modules and packages of the library, those of the reading order first."""
+    """The public modules and packages of the library; `checking`, which looks at all others, last."""
     files = [path for path in (ROOT / "pgtheory").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
-    stems = sorted(path.stem for path in files if not path.stem.startswith("_"))
+    stems = sorted(
+        (path.stem for path in files if not path.stem.startswith("_")), key=lambda stem: (stem == "checking", stem)
+    )
     return [importlib.import_module(f"pgtheory.{stem}") for stem in stems]
 
 
