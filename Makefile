@@ -12,6 +12,8 @@ BIN := .venv/bin
 PEERS := .venv-peers/bin
 CHAPTERS := $(wildcard book/*.ipynb)
 PYTEST := -m pytest --numprocesses auto --maxprocesses 8
+# Everything but `checking`, whose catalogue takes most of the time and calculates the least.
+CORE := --ignore=tests/checking --ignore=tests/test_checking.py --ignore=pgtheory/checking
 
 # One thread in each process: the processes share the cores, and threads that spin while they wait would stall them.
 export OMP_NUM_THREADS ?= 1
@@ -40,7 +42,7 @@ test: .venv/installed ## Formatting, lint, types, unit tests, doctests, every ch
 # Of what a machine may do otherwise: instruction set, threads, the order in which libraries add up.
 test-portable: .venv/installed ## The core suite again, with the plainest instructions and two threads
 	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=2 \
-		$(BIN)/python $(PYTEST) $(CORE)
+		$(BIN)/python $(PYTEST) --maxprocesses 4 $(CORE)
 
 test-oldest: PYTHON = $(call first_python,python3.11 python3.12 python3.13)
 test-oldest: ## The core suite with the oldest versions that pyproject.toml admits, in .venv-oldest
