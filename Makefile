@@ -3,14 +3,17 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: book test test-peers bench lab format lock clean distclean help
+.PHONY: book test test-portable test-oldest test-newest test-peers bench lab format lock clean distclean help
 
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+first_python = $(shell for p in $(1); do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+PYTHON ?= $(call first_python,python3 python3.13 python3.12 python3.11 python)
 BIN := .venv/bin
 PEERS := .venv-peers/bin
 CHAPTERS := $(wildcard book/*.ipynb)
 PYTEST := -m pytest --numprocesses auto --maxprocesses 8
+# Everything but `checking`, whose catalogue takes most of the time and calculates the least.
+CORE := --ignore=tests/checking --ignore=tests/test_checking.py --ignore=pgtheory/checking
 
 # One thread in each process: the processes share the cores, and threads that spin while they wait would stall them.
 export OMP_NUM_THREADS ?= 1
@@ -35,6 +38,20 @@ test: .venv/installed ## Formatting, lint, types, unit tests, doctests, every ch
 	$(BIN)/mypy
 	$(BIN)/python $(PYTEST)
 	$(if $(CHAPTERS),$(BIN)/python $(PYTEST) --nbmake --nbmake-timeout=300 $(CHAPTERS))
+
+# Of what a machine may do otherwise: instruction set, threads, the order in which libraries add up.
+test-portable: .venv/installed ## The core suite again, with the plainest instructions and two threads
+	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=2 \
+		$(BIN)/python $(PYTEST) --maxprocesses 4 $(CORE)
+
+test-oldest: PYTHON = $(call first_python,python3.11 python3.12 python3.13)
+test-oldest: ## The core suite with the oldest versions that pyproject.toml admits, in .venv-oldest
+	@mkdir -p _build && $(PYTHON) .ci/floors.py > _build/floors.txt
+	@$(call core,.venv-oldest,--constraint _build/floors.txt)
+
+test-newest: PYTHON = $(call first_python,python3.13 python3.12 python3.11)
+test-newest: ## The core suite with the newest versions that pip finds, in .venv-newest
+	@$(call core,.venv-newest,)
 
 test-peers: .venv-peers/installed ## Comparisons with other libraries, installed beside, into .venv-peers
 	$(PEERS)/python $(PYTEST) tests/peers
@@ -61,11 +78,11 @@ clean: ## Remove what was built
 	find book pgtheory tests benchmarks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 distclean: clean ## Remove the environments too
-	rm -rf .venv .venv-peers
+	rm -rf .venv .venv-newest .venv-oldest .venv-peers
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
-		printf '  make %-11s %s\n' "$$name" "$$text"; done
+		printf '  make %-13s %s\n' "$$name" "$$text"; done
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(call install,.venv,book$(comma)test)
@@ -80,3 +97,6 @@ comma := ,
 require_python = .ci/install "$(PYTHON)" || exit 1
 # $(call install,directory,extras): an environment of its own that holds the package, editable, at the locked versions.
 install = .ci/install "$(PYTHON)" $(1) "$(2)" && touch $@
+# $(call core,directory,options of pip): the core suite in a new environment, with whatever versions pip chooses now.
+core = $(require_python); echo "installing .[test] into $(1) (a few minutes)"; $(PYTHON) -m venv --clear $(1) && \
+	$(1)/bin/python -m pip install --quiet $(2) --editable ".[test]" && $(1)/bin/python $(PYTEST) $(CORE)

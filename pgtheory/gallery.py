@@ -184,7 +184,7 @@ def student_chain(*, dtype: torch.dtype = torch.float64) -> FiniteMDP:
         Silver, *UCL Course on RL*, 2015, lecture 2, "Student MRP".
 
     Example:
-        >>> student_chain().expected_rewards()[:, 0].tolist()
+        >>> student_chain().expected_rewards()[:, 0].round(decimals=9).tolist()
         [-2.0, -2.0, -2.0, 10.0, 1.0, -1.0, 0.0]
     """
     class_1, class_2, class_3, passed, pub, facebook, sleep = range(7)

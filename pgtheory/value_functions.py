@@ -783,5 +783,7 @@ def _sparse_matrix(weights: Tensor, n: int, system: _System) -> Tensor:
     starts = torch.searchsorted(rows, torch.arange(n + 1, device=rows.device))
     index = torch.int32 if len(rows) < 2**31 else torch.int64
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        # torch 2.11 gives the second even to those who opt out, as here.
+        beta_or_unchecked = "Sparse (CSR tensor support is in beta|invariant checks are implicitly disabled)"
+        warnings.filterwarnings("ignore", message=beta_or_unchecked)
         return torch.sparse_csr_tensor(starts.to(index), columns.to(index), weights, (n, n), check_invariants=False)

@@ -230,7 +230,7 @@ def test_correlated_rewards_keep_the_mean_and_change_the_variance(correlation):
     mean = sum(g * q for g, q in outcomes)
     assert mean == pytest.approx(0)
     assert sum((g - mean) ** 2 * q for g, q in outcomes) == pytest.approx(2 + 2 * correlation)
-    base = gallery.correlated_rewards(0.0)
+    base = gallery.correlated_rewards(0.0)  # all numbers are exact in binary
     assert torch.equal(gallery.correlated_rewards(correlation).transitions(), base.transitions())
     assert torch.equal(gallery.correlated_rewards(correlation).expected_rewards(), base.expected_rewards())
 

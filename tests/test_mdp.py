@@ -98,7 +98,7 @@ def test_outcomes_as_tuples_columns_matrix_or_array_are_the_same_mdp():
 def test_from_table_and_dynamics_are_inverse(seed):
     p = random_table(seed)
     mdp = FiniteMDP.from_table(p, [-1.0, 0.0, 0.5, 2.0], initial=0, terminal=[4])
-    assert torch.equal(mdp.dynamics(), p)
+    assert torch.equal(mdp.dynamics(), p)  # each probability is stored and placed, not computed
     torch.testing.assert_close(mdp.transitions(), p.sum(-1), rtol=0, atol=1e-15)
     total = mdp.dynamics().sum((-1, -2))
     assert torch.allclose(total, torch.as_tensor(mdp.available).double(), atol=1e-12)
@@ -309,7 +309,7 @@ def test_to_gymnasium_passes_the_checker_and_comes_back_as_the_same_mdp(name):
     mdp = FiniteMDP.from_gymnasium(name)
     env = mdp.to_gymnasium(horizon=50)
     check_env(env)
-    again = FiniteMDP.from_gymnasium(env)
+    again = FiniteMDP.from_gymnasium(env)  # its outcomes were merged before: there is nothing left to add up
     assert all(torch.equal(a, b) for a, b in zip(mdp.outcomes, again.outcomes, strict=True))
     assert torch.equal(mdp.terminal, again.terminal)
     assert torch.equal(mdp.initial, again.initial)

@@ -2,9 +2,12 @@
 
 import ast
 import doctest
+import itertools
+import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +147,48 @@ def test_no_file_names_this_machine_or_unfinished_work(path: Path) -> None:
     machine = r"/(?:ho" + r"me|ro" + r"ot|wo" + r"rk|Us" + r"ers|opt)/\w"
     hosts = "py" + r"pi\.org|python" + "hosted"
     assert not re.search(rf"\b(?:{unfinished})\b|{machine}|{hosts}|file:" + "//", text)
+
+
+WARNING_TESTS = """
+import warnings
+
+import pytest
+
+
+@pytest.mark.parametrize("module", ["pgtheory", "pgtheory.returns", "tests.test_mdp", "helpers", "benchmarks.run"])
+def test_ours(module):
+    warnings.warn_explicit("ours", FutureWarning, f"{module}.py", 1, module)
+
+
+def test_this_file():
+    warnings.warn("a place that is ours")
+
+
+@pytest.mark.parametrize("module", ["torch._dynamo", "matplotlib", "pgtheory_plugin", "other.pgtheory", "testsuite"])
+def test_others(module):
+    for category in (FutureWarning, DeprecationWarning, RuntimeWarning, UserWarning):
+        warnings.warn_explicit("theirs", category, f"{module}.py", 1, module)
+"""
+
+
+def test_our_warnings_fail_a_test_and_those_of_other_packages_do_not(tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_warnings.py").write_text(WARNING_TESTS, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "--rootdir", tmp_path, tmp_path / "tests"]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTEST_ADDOPTS"}
+    result = subprocess.run(
+        [*command, "-p", "no:cacheprovider"], capture_output=True, text=True, check=False, env=environment, cwd=tmp_path
+    )
+    failed = re.findall(r"^FAILED \S+::(\w+)", result.stdout, flags=re.M)
+    assert failed == ["test_ours"] * 5 + ["test_this_file"], result.stdout + result.stderr
+    assert "5 passed" in result.stdout
+
+
+def test_each_package_that_a_user_installs_has_a_floor() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    developers = {"book", "test", "peers", "bench", "lab", "dev"}
+    extras = [needs for extra, needs in project["optional-dependencies"].items() if extra not in developers]
+    assert all(">=" in need for need in [*project["dependencies"], *itertools.chain(*extras)])
 
 
 def test_the_lock_pins_every_dependency_to_one_public_version() -> None:
