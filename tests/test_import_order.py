@@ -22,7 +22,7 @@ ORDER = [
     ["_gradients", "policy_gradient"],
     ["reinforce"],
     ["_ratios", "surrogates", "advantages"],
-    ["training"],  # the loops of both: REINFORCE and PPO
+    ["_checkpoints", "training"],  # the loops of both: REINFORCE and PPO
     ["groups"],
     ["token_log_probs"],
     ["checking"],
