@@ -94,7 +94,7 @@ def sample_episodes(
     horizon, mode = _checks.check_count("horizon", horizon), checked_mode(envs, policy)
     dtype = next(policy.parameters()).dtype
     # Every batch starts from a seed of its own: nothing of the environment's random state needs to be kept.
-    seed = int(torch.randint(2**31 - 1, (), generator=generator))
+    seed = drawn_seed(generator)
     observation, info = envs.reset(seed=seed)
     state = _observation(observation, dtype)
     running = torch.ones(envs.num_envs, dtype=torch.bool)
@@ -195,7 +195,7 @@ def sample_rollout(
     check_envs(envs)
     dtype = next(policy.parameters()).dtype
     if after is None:
-        seed = int(torch.randint(2**31 - 1, (), generator=generator))
+        seed = drawn_seed(generator)
         state = torch.as_tensor(envs.reset(seed=seed)[0]).to(dtype)
         over = torch.zeros(envs.num_envs, dtype=torch.bool)
     else:
@@ -211,6 +211,19 @@ def sample_rollout(
         columns.append((state, action, rewards, reached, ~over, terminated, truncated & ~terminated))
         state, over = reached, terminated | truncated
     return Rollout(*(torch.stack(column, 1) for column in zip(*columns, strict=True)))
+
+
+def replay(envs: "VectorEnv[Any, Any, Any]", seed: int, actions: Int[Tensor, "N T"]) -> Any:
+    """Reset the environments with a seed, take the actions of all steps since then again, and return what is seen."""
+    observation = envs.reset(seed=seed)[0]
+    for column in actions.long().T.contiguous():
+        observation = envs.step(column.numpy())[0]
+    return np.array(observation)
+
+
+def drawn_seed(generator: torch.Generator | None) -> int:
+    """A seed for the environments."""
+    return int(torch.randint(2**31 - 1, (), generator=generator))
 
 
 def checked_mode(envs: Any, policy: SoftmaxPolicy, name: str = "envs") -> str:

@@ -1,19 +1,28 @@
 """PPO on a Gymnasium vector environment."""
 
 import math
+import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pgtheory import _checks, _ratios
 from pgtheory.advantages import generalized_advantages
 from pgtheory.softmax_policy import SoftmaxPolicy
 from pgtheory.surrogates import Clip, importance_ratios, kl_estimate, ppo_clip_loss
-from pgtheory.training._episodes import Rollout, check_envs, sample_rollout
+from pgtheory.training._configuration import of_source
+from pgtheory.training._episodes import Rollout, check_envs, drawn_seed, replay, sample_rollout
+from pgtheory.training._resumable import Resumable, check_keys, copied
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
+
+NOT_REPRODUCED = (
+    "the environments are not where they were, after the same actions from the same seed: new episodes begin, and the "
+    "run is not the one that was interrupted"
+)
 
 
 class PPORecord(NamedTuple):
@@ -36,12 +45,17 @@ class PPORecord(NamedTuple):
     kl: float
 
 
-class PPOTrainer:
+class PPOTrainer(Resumable):
     r"""PPO with generalized advantages, on a Gymnasium vector environment.
 
     An update draws a rollout, and makes `n_epochs` passes over its steps in random minibatches, each a step of the
     optimiser on `ppo_clip_loss` + `value_weight` · value loss - `entropy_weight` · entropy, with the norm of the
     gradient limited to `max_norm`. The factor :math:`\gamma^t` is dropped, as in all of practice.
+
+    A run can be interrupted, saved and loaded, and goes on the same, bit for bit: see `Resumable`. Environments cannot
+    be copied, so the episodes under way are brought back by playing all actions of the run again, from the same seed,
+    when an update follows an interruption or a `load`: that takes as long as the environments took. Environments that
+    their seed does not decide begin new episodes instead, with a warning.
 
     Args:
         policy: the policy; its parameters are changed in place.
@@ -112,8 +126,10 @@ class PPOTrainer:
         self.max_norm = _checks.check_real("max_norm", max_norm)
         self.generator = torch.default_generator if generator is None else generator
         self.history: list[PPORecord] = []
-        self._rollout: Rollout | None = None
-        self._earned = torch.zeros(envs.num_envs, dtype=torch.float64)
+        # The episodes under way: the seed of the environments, all actions since, the last step, what was earned.
+        # Replaced as a whole, never changed in place.
+        self._underway: dict[str, Any] | None = None
+        self._in_step = False  # whether the environments stand where `_underway` says
 
     def run(self, n_updates: int) -> list[PPORecord]:
         """Make `n_updates` updates and return their records."""
@@ -121,11 +137,15 @@ class PPOTrainer:
         return [self.update() for _ in range(n_updates)]
 
     def update(self) -> PPORecord:
-        """Draw a rollout, go over it `n_epochs` times, and return the record."""
-        rollout = sample_rollout(
-            self.envs, self.policy, n_steps=self.n_steps, after=self._rollout, generator=self.generator
-        )
-        self._rollout, mask = rollout, rollout.mask
+        """Draw a rollout, go over it `n_epochs` times, and return the record: wholly, or not at all."""
+        record = self._whole(self._learn)
+        self._in_step = True
+        return record
+
+    def _learn(self) -> PPORecord:
+        self._bring_back()
+        seed, rollout = self._drawn()
+        mask = rollout.mask
         with torch.no_grad():
             advantages, targets = self._advantages_and_targets(rollout)
             old_log_probs = self._log_policy(rollout.states, rollout.actions)[0]
@@ -140,12 +160,70 @@ class PPOTrainer:
         self.history.append(
             PPORecord(
                 steps=int(mask.sum()) + (self.history[-1].steps if self.history else 0),
-                total_reward=self._total_reward(rollout),
+                total_reward=self._follow(seed, rollout),
                 clipped=float(((ratio < 1 - low) | (ratio > 1 + high)).double().mean()),
                 kl=float(kl_estimate(steps[2], log_probs).mean()),
             )
         )
         return self.history[-1]
+
+    def _bring_back(self) -> None:
+        """Environments cannot be copied: where an update was stopped or a state loaded, play all actions again."""
+        if self._underway is not None and not self._in_step:
+            reached = replay(self.envs, self._underway["seed"], self._underway["actions"])
+            expected = self._underway["last"]["next_states"][:, -1]
+            if not torch.equal(torch.as_tensor(reached).to(expected.dtype), expected):
+                warnings.warn(NOT_REPRODUCED, RuntimeWarning, stacklevel=4)
+                self._underway = None
+        self._in_step = False
+
+    def _drawn(self) -> tuple[int, Rollout]:
+        """The seed of the environments, and a rollout that continues the last one."""
+        if self._underway is None:
+            after, same = None, torch.Generator(self.generator.device).set_state(self.generator.get_state())
+            seed = drawn_seed(same)
+        else:
+            after, seed = Rollout(**self._underway["last"]), self._underway["seed"]
+        return seed, sample_rollout(self.envs, self.policy, n_steps=self.n_steps, after=after, generator=self.generator)
+
+    def _follow(self, seed: int, rollout: Rollout) -> float:
+        """Note where the environments stand after a rollout; the mean total reward of the episodes that ended in it."""
+        actions = rollout.actions.to(torch.uint8 if self.policy.n_actions <= 256 else torch.int64)
+        earned = torch.zeros(len(actions), dtype=torch.float64)
+        if self._underway is not None:
+            actions, earned = torch.cat([self._underway["actions"], actions], 1), self._underway["earned"]
+        mean, earned = _total_reward(rollout, earned)
+        last = {name: column[:, -1:].clone() for name, column in rollout._asdict().items()}
+        self._underway = {"seed": seed, "actions": actions, "last": last, "earned": earned}
+        return mean
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"policy": self.policy, "critic": self.critic}
+
+    def _record(self, row: tuple[Any, ...]) -> PPORecord:
+        return PPORecord(*row)
+
+    def _settings(self) -> dict[str, Any]:
+        names = "gamma", "lam", "n_steps", "n_epochs", "n_minibatches", "value_weight", "entropy_weight", "max_norm"
+        return {
+            **{name: getattr(self, name) for name in names},
+            "clip": tuple(self.clip),
+            "normalize": bool(self.normalize),
+            **of_source("envs", self.envs),
+        }
+
+    def _snapshot(self) -> dict[str, Any]:
+        return {**super()._snapshot(), "environments": self._underway}
+
+    def _assign(self, state: dict[str, Any]) -> None:
+        self._in_step = False
+        super()._assign(state)
+        self._underway = copied(state["environments"])
+
+    def _check_state(self, state: Any) -> None:
+        super()._check_state(state)
+        if (underway := state["environments"]) is not None:
+            _check_underway(underway, self.envs.num_envs, self.policy.n_actions)
 
     def _advantages_and_targets(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         values, next_values = (self.critic(s).squeeze(-1) for s in (rollout.states, rollout.next_states))
@@ -179,12 +257,23 @@ class PPOTrainer:
         nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], self.max_norm)
         self.optimizer.step()
 
-    def _total_reward(self, rollout: Rollout) -> float:
-        """The mean total reward of the episodes that ended, which may have begun in an earlier rollout."""
-        earned = self._earned.unsqueeze(-1) + rollout.rewards.double().cumsum(-1)
-        spent, totals = torch.zeros_like(self._earned), []
-        for n, t in (rollout.terminated | rollout.truncated).nonzero().tolist():
-            totals.append(float(earned[n, t] - spent[n]))
-            spent[n] = earned[n, t]
-        self._earned = earned[:, -1] - spent
-        return sum(totals) / len(totals) if totals else math.nan
+
+def _total_reward(rollout: Rollout, earned: Float[Tensor, "N"]) -> tuple[float, Float[Tensor, "N"]]:
+    """The mean total reward of the episodes that ended, also of earlier steps, and what the others have so far."""
+    total = earned.unsqueeze(-1) + rollout.rewards.double().cumsum(-1)
+    spent, totals = torch.zeros_like(earned), []
+    for n, t in (rollout.terminated | rollout.truncated).nonzero().tolist():
+        totals.append(float(total[n, t] - spent[n]))
+        spent[n] = total[n, t]
+    return sum(totals) / len(totals) if totals else math.nan, total[:, -1] - spent
+
+
+def _check_underway(value: Any, n_envs: int, n_actions: int) -> None:
+    """Raise `ValueError` unless the environments can be brought back by it."""
+    check_keys("environments", value, dict.fromkeys(("seed", "actions", "last", "earned")))
+    check_keys("environments.last", value["last"], dict.fromkeys(Rollout._fields))
+    rows = {len(x) for x in (value["actions"], value["earned"], *value["last"].values())}
+    if rows != {n_envs}:
+        raise ValueError(f"environments has {sorted(rows)} rows, expected {n_envs}")
+    if not 0 <= value["seed"] < 2**31 or value["actions"].max() >= n_actions:
+        raise ValueError("environments has a seed or an action that is out of range")

@@ -2,7 +2,6 @@
 
 import math
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -21,7 +20,9 @@ from pgtheory.reinforce import (
 )
 from pgtheory.returns import discounted_return, returns_to_go
 from pgtheory.softmax_policy import SoftmaxPolicy, entropy, softmax_policy
+from pgtheory.training._configuration import of_source
 from pgtheory.training._episodes import Episodes, checked_mode, sample_episodes
+from pgtheory.training._resumable import Resumable
 from pgtheory.trajectories import Trajectories, at_steps, sample_trajectories
 
 if TYPE_CHECKING:
@@ -56,12 +57,12 @@ class Record(NamedTuple):
     performance: float
 
 
-class Trainer:
+class Trainer(Resumable):
     r"""REINFORCE with any softmax policy, any `torch.optim` optimiser, on a `FiniteMDP` or a vector environment.
 
     An update draws a batch of whole episodes from the current policy, takes one step of the optimiser on
-    `reinforce_loss` (minus the entropy bonus, plus the value loss), and appends a `Record` to `history`. The state of
-    a trainer can be saved and loaded; the continuation is the same, bit for bit.
+    `reinforce_loss` (minus the entropy bonus, plus the value loss), and appends a `Record` to `history`. A run can be
+    interrupted, saved and loaded, and goes on the same, bit for bit: see `Resumable`.
 
     Args:
         policy: the policy; its parameters are changed in place.
@@ -144,9 +145,13 @@ class Trainer:
         return self.history[-n_updates:]
 
     def update(self) -> Record:
-        """Draw a batch of episodes, take one step of the optimiser, and return the record."""
+        """Draw a batch of episodes, take one step of the optimiser, and return the record: wholly, or not at all."""
+        return self._whole(self._learn)
+
+    def _learn(self) -> Record:
         episodes, exact = self._draw(), self._performance()
         log_probs, entropies = self._log_probs_and_entropies(episodes)
+        self.policy.zero_grad()  # also what the optimiser does not move
         self.optimizer.zero_grad()
         self._loss(episodes, log_probs, entropies).backward()  # type: ignore[no-untyped-call]
         gradients = [p.grad.norm() for p in self.policy.parameters() if p.grad is not None]
@@ -166,32 +171,28 @@ class Trainer:
         )
         return self.history[-1]
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the continuation depends on: parameters, optimiser, generator, history."""
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"policy": self.policy} | ({"baseline": self.baseline} if isinstance(self.baseline, nn.Module) else {})
+
+    def _record(self, row: tuple[Any, ...]) -> Record:
+        return Record(*row)
+
+    def _settings(self) -> dict[str, Any]:
+        baseline = self.baseline
+        if isinstance(baseline, nn.Module):
+            described: dict[str, Any] = {}  # it is among the modules
+        else:
+            described = {"baseline": baseline if baseline is None or isinstance(baseline, str) else float(baseline)}
         return {
-            "policy": self.policy.state_dict(),
-            "baseline": self.baseline.state_dict() if isinstance(self.baseline, nn.Module) else None,
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-            "history": [tuple(record) for record in self.history],
+            "gamma": self.gamma,
+            "horizon": self.horizon,
+            "batch_size": self.batch_size,
+            "entropy_weight": self.entropy_weight,
+            "discount_states": bool(self.discount_states),
+            "bootstrap": bool(self.bootstrap),
+            **described,
+            **of_source("source", self.source),
         }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to a state that `state_dict` returned, of a trainer built with the same arguments."""
-        self.policy.load_state_dict(state["policy"])
-        if isinstance(self.baseline, nn.Module):
-            self.baseline.load_state_dict(state["baseline"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"].cpu())
-        self.history = [Record(*record) for record in state["history"]]
-
-    def save(self, path: str | Path) -> None:
-        """Write `state_dict` to a file."""
-        torch.save(self.state_dict(), path)
-
-    def load(self, path: str | Path) -> None:
-        """Read a file that `save` wrote, and continue from there."""
-        self.load_state_dict(torch.load(path, weights_only=True))
 
     def _draw(self) -> Trajectories | Episodes:
         if not isinstance(self.source, FiniteMDP):
