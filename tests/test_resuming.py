@@ -37,11 +37,12 @@ def embedding(n: int) -> nn.Embedding:
 
 def on_mdp(**changes: Any) -> Trainer:
     """A small run with everything that has a state."""
-    mdp, kind = changes.pop("source", gallery.short_corridor()), changes.pop("optimizer", torch.optim.Adam)
+    mdp: Any = changes.pop("source", gallery.short_corridor())
+    kind = changes.pop("optimizer", torch.optim.Adam)
     policy = changes.pop("policy", None) or TabularPolicy(
         mdp.n_states, mdp.n_actions, init_std=0.1, generator=generator(2), dtype=F64
     )
-    values = changes.pop("baseline", embedding(mdp.n_states))
+    values = changes.pop("baseline") if "baseline" in changes else embedding(mdp.n_states)
     of_values = list(values.parameters()) if isinstance(values, nn.Module) else []
     settings: dict[str, Any] = {"gamma": 0.95, "horizon": 5, "batch_size": 3, "entropy_weight": 0.01, **changes}
     optimizer = kind([*policy.parameters(), *of_values], lr=0.1)
@@ -172,7 +173,7 @@ def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_not_a_number_and_infinity_are_kept_as_they_are(tmp_path: Path) -> None:
     trainer, other = on_mdp(), on_mdp()
     with torch.no_grad():
-        trainer.policy.theta[0, 0], trainer.policy.theta[1, 1] = -math.inf, math.nan  # type: ignore[index, operator]
+        trainer.policy.theta[0, 0], trainer.policy.theta[1, 1] = -math.inf, math.nan  # type: ignore[operator]
     other.load(file_of(trainer, tmp_path))
     assert state_of(other) == state_of(trainer)
 
@@ -227,66 +228,81 @@ def test_a_state_is_a_copy_and_stays_one_after_it_was_loaded() -> None:
 # --- Ctrl-C
 
 
-def interrupted(call: Callable[[], Any], k: int, *, inside: str = "", opcodes: str = "never") -> bool:
-    """Make a call that Ctrl-C stops at the k-th place that it reaches; False if it is over before.
+class Interrupt:
+    """Ctrl-C at a chosen place of a call: a line of any function in a file whose path contains `inside`.
 
-    The places are the lines of all functions in files whose path contains `inside`, and all opcodes of the functions
-    in files whose path contains `opcodes`.
+    Of the functions in files whose path contains `opcodes`, each opcode is a place.
     """
-    left = k
 
-    def trace(frame: Any, event: str, _: Any) -> Any:
-        nonlocal left
+    def __init__(self, inside: str, opcodes: str) -> None:
+        self.inside, self.opcodes = inside, opcodes
+        self.places: list[tuple[Any, int]] = []
+        self.stop_at = -1
+
+    def trace(self, frame: Any, event: str, _: Any) -> Any:
         path = frame.f_code.co_filename
         if event == "call":
-            frame.f_trace_opcodes = opcodes in path
-            return trace if inside in path or opcodes in path else None
+            frame.f_trace_opcodes = self.opcodes in path
+            return self.trace if self.inside in path or self.opcodes in path else None
         if event in ("line", "opcode"):
-            left -= 1
-            if left < 0:
+            self.places.append((frame.f_code, frame.f_lasti))
+            if len(self.places) == self.stop_at:
                 raise KeyboardInterrupt
-        return trace
+        return self.trace
 
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
+    def __call__(self, call: Callable[[], Any], stop_at: int = -1) -> bool:
+        """Whether the call was stopped, at that place of all that it reaches."""
+        self.places, self.stop_at = [], stop_at
+        before = sys.gettrace()
+        sys.settrace(self.trace)
+        try:
+            call()
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(before)
+        return False
+
+    def choice(self, call: Callable[[], Any], at_most: int) -> list[int]:
+        """The first time and the last that each place is reached; if these are too many, evenly chosen ones."""
+        self(call)
+        first = {place: k for k, place in reversed([*enumerate(self.places, 1)])}
+        last = {place: k for k, place in enumerate(self.places, 1)}
+        both = sorted({*first.values(), *last.values()})
+        return both[:: math.ceil(len(both) / at_most)]
 
 
-def after_each_interrupt(
-    build: Callable[[], Any], call: Callable[[Any], Any], outcomes: int, step: int = 1, **places: str
-) -> int:
-    """Stop `call` at every `step`-th place. Each time the state must be that before the call or one of those after.
+def check_each_interrupt(
+    build: Callable[[], Any],
+    call: Callable[[Any], Any],
+    *,
+    at_most: int,
+    outcomes: int = 1,
+    inside: str = "",
+    opcodes: str = "never",
+) -> None:
+    """Stop `call` at each place. Each time the state must be that before the call or one of those after.
 
     And the run must go on from there to the end of the uninterrupted one.
     """
-    trainer, whole = build(), build()
-    states = []
+    trainer, whole, interrupt = build(), build(), Interrupt(inside, opcodes)
     trainer.run(2)
     whole.run(2)
-    start = trainer.state_dict()
+    start, states = trainer.state_dict(), []
     for _ in range(outcomes + 2):
         states.append(state_of(whole))
         whole.update()
-    n_stops, seen = 0, set()
-    for k in range(0, 10**9, step):
+    places, seen = interrupt.choice(lambda: call(trainer), at_most), set()
+    for k in places:
         trainer.load_state_dict(start)
-        if not interrupted(lambda: call(trainer), k, **places):
-            break
-        n_stops += 1
+        assert interrupt(lambda: call(trainer), k), f"nothing to stop at {k}"
         done = len(trainer.history) - 2
         seen.add(done)
         assert state_of(trainer) == states[done], f"stopped at {k}"
         trainer.run(outcomes + 1 - done)
         assert state_of(trainer) == states[outcomes + 1], f"gone on from {k}"
-    assert seen <= set(range(outcomes + 1))
-    assert 0 in seen
-    return n_stops
+    assert len(places) > at_most / 3
+    assert 0 in seen <= set(range(outcomes + 1))
 
 
 def update(trainer: Any) -> None:
@@ -294,22 +310,532 @@ def update(trainer: Any) -> None:
 
 
 @pytest.mark.parametrize("build", BUILDS)
-def test_an_update_stopped_at_any_line_of_the_package_has_not_begun_or_is_over(build: Callable[[], Any]) -> None:
-    assert after_each_interrupt(build, update, 1, inside="pgtheory") > 100
+def test_an_update_stopped_at_a_line_of_the_package_has_not_begun_or_is_over(build: Callable[[], Any]) -> None:
+    check_each_interrupt(build, update, at_most=150, inside="pgtheory")
 
 
-@pytest.mark.parametrize(("build", "step"), [(on_mdp, 61), (on_cartpole, 61), (by_ppo, 97)])
-def test_an_update_stopped_inside_of_torch_or_gymnasium_has_not_begun_or_is_over(
-    build: Callable[[], Any], step: int
-) -> None:
-    assert after_each_interrupt(build, update, 1, step) > 10
+@pytest.mark.parametrize("build", BUILDS)
+def test_an_update_stopped_inside_of_torch_or_gymnasium_has_not_begun_or_is_over(build: Callable[[], Any]) -> None:
+    check_each_interrupt(build, update, at_most=60)
 
 
-def test_an_update_stopped_at_any_opcode_of_what_makes_it_whole_has_not_begun_or_is_over() -> None:
-    n_stops = after_each_interrupt(on_mdp, update, 1, inside="_resumable.py", opcodes="_resumable.py")
-    assert n_stops > 300
+def test_an_update_stopped_at_an_opcode_of_what_makes_it_whole_has_not_begun_or_is_over() -> None:
+    check_each_interrupt(on_mdp, update, at_most=200, inside="_resumable.py", opcodes="_resumable.py")
 
 
 def test_a_run_stopped_between_updates_keeps_those_that_were_made() -> None:
-    n_stops = after_each_interrupt(on_mdp, lambda t: t.run(2, progress=False), 2, 3, inside="training")
-    assert n_stops > 50
+    check_each_interrupt(on_mdp, lambda trainer: trainer.run(2), at_most=60, outcomes=2, inside="training")
+
+
+@pytest.mark.parametrize("build", [on_mdp, by_ppo])
+def test_a_second_interrupt_while_the_first_is_put_back_loses_nothing(build: Callable[[], Any]) -> None:
+    trainer, whole, interrupt = build(), build(), Interrupt("pgtheory", "_resumable.py")
+    trainer.run(2)
+    whole.run(2)
+    start, before = trainer.state_dict(), state_of(trainer)
+    whole.run(1)
+    recover = trainer._recover
+
+    def stopped_in_recovery(k: int) -> None:
+        trainer.load_state_dict(start)
+        trainer._journal = trainer._snapshot(), list(trainer.history), True
+        trainer._learn()  # an update that is under way
+        assert interrupt(recover, k)
+
+    trainer._journal = trainer._snapshot(), list(trainer.history), True
+    for k in interrupt.choice(recover, 60):
+        stopped_in_recovery(k)
+        assert state_of(trainer) == before
+        stopped_in_recovery(k)
+        trainer.run(1)
+        assert state_of(trainer) == state_of(whole)
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_a_load_that_is_stopped_has_not_begun_or_is_over(build: Callable[[], Any], tmp_path: Path) -> None:
+    trainer, interrupt = build(), Interrupt("pgtheory", "_resumable.py")
+    trainer.run(2)
+    path, after = file_of(trainer, tmp_path), state_of(trainer)
+    trainer.run(1)
+    start, before = trainer.state_dict(), state_of(trainer)
+    seen = set()
+    for k in interrupt.choice(lambda: trainer.load(path), 100):
+        trainer.load_state_dict(start)
+        assert interrupt(lambda: trainer.load(path), k)
+        seen.add(state_of(trainer))
+        assert seen <= {before, after}, f"stopped at {k}"
+    assert before in seen
+
+
+def test_gradients_are_taken_again_after_an_interrupt_that_has_switched_them_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainer, whole = on_mdp(), on_mdp()
+    enter = torch.no_grad.__enter__
+
+    def stopped(self: Any) -> None:
+        monkeypatch.undo()
+        enter(self)  # so that the block is never left
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.no_grad, "__enter__", stopped)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            trainer.update()
+        assert torch.is_grad_enabled()
+    finally:
+        torch.set_grad_enabled(True)
+    assert trainer.run(2) == whole.run(2)
+
+
+SIGNALS = """
+import os, random, signal, sys, threading, time
+import tests_of_resuming as here
+
+random.seed(0)
+main = threading.main_thread().ident
+for build in (here.on_mdp, here.by_ppo):
+    whole, trainer, stops = build(), build(), 0
+    whole.run(60)
+    going = True
+    def disturb():
+        while going:
+            time.sleep(random.uniform(0.0, 0.01))
+            signal.pthread_kill(main, signal.SIGINT)
+    thread = threading.Thread(target=disturb)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    thread.start()
+    while True:
+        try:
+            while len(trainer.history) < 60 and stops < 100:
+                trainer.update()
+            going = False
+            thread.join()
+            break
+        except KeyboardInterrupt:
+            stops += 1
+    going = False
+    while thread.is_alive():
+        try:
+            thread.join()
+        except KeyboardInterrupt:
+            pass
+    trainer.run(max(0, 60 - len(trainer.history))) if len(trainer.history) < 60 else None
+    assert here.state_of(trainer) == here.state_of(whole)
+    print(stops)
+"""
+
+
+def test_a_run_that_is_stopped_by_signals_again_and_again_is_the_uninterrupted_one(tmp_path: Path) -> None:
+    (tmp_path / "tests_of_resuming.py").write_text(Path(__file__).read_text(encoding="utf-8"), encoding="utf-8")
+    command = [sys.executable, "-c", SIGNALS]
+    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert min(map(int, done.stdout.split())) > 20
+
+
+# --- errors on the way
+
+
+class Fails(nn.Module):
+    """Values of states, until they are asked for once too often."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values, self.left = embedding(4), 10**9
+
+    def forward(self, states: Tensor) -> Tensor:
+        self.left -= 1
+        if self.left < 0:
+            raise RuntimeError("no more")
+        return self.values(states)  # type: ignore[no-any-return]
+
+
+def test_an_update_that_fails_changes_nothing() -> None:
+    values = Fails()
+    trainer, whole = on_mdp(baseline=values), on_mdp(baseline=Fails())
+    trainer.run(2)
+    before, values.left = state_of(trainer), 0
+    with pytest.raises(RuntimeError, match="no more"):
+        trainer.update()
+    assert state_of(trainer) == before
+    values.left = 10**9
+    assert trainer.run(2) == whole.run(4)[2:]
+
+
+class Moody(gymnasium.Env[Any, int]):
+    """Observations that no seed decides."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (4,))
+    action_space: Any = gymnasium.spaces.Discrete(2)
+    rng = np.random.default_rng(0)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self.rng.uniform(size=4).astype(np.float32), {}
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return self.rng.uniform(size=4).astype(np.float32), 1.0, False, False, {}
+
+
+def test_environments_that_cannot_be_brought_back_begin_anew_with_a_warning(tmp_path: Path) -> None:
+    trainer = by_ppo(SyncVectorEnv([Moody] * 2))
+    trainer.run(2)
+    trainer.load(file_of(trainer, tmp_path))
+    with pytest.warns(RuntimeWarning, match="new episodes begin"):
+        trainer.update()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer.run(2)
+    assert [record.steps for record in trainer.history] == [12, 24, 36, 48, 60]
+
+
+# --- files of another run, of something else, or damaged
+
+
+def walls() -> FiniteMDP:
+    """Like the short corridor, but with other rewards."""
+    mdp = gallery.short_corridor()
+    return FiniteMDP.from_table(mdp.dynamics(), 2 * mdp.rewards, initial=mdp.initial, terminal=mdp.terminal)
+
+
+def tanh(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Embedding(4, 3, dtype=F64), *layers, nn.Linear(3, 1, dtype=F64))
+
+
+def reversed_adam(parameters: Any, lr: float) -> torch.optim.Optimizer:
+    return torch.optim.Adam(list(parameters)[::-1], lr=lr)
+
+
+def by_group(parameters: Any, lr: float) -> torch.optim.Optimizer:
+    return torch.optim.Adam([{"params": [p]} for p in parameters], lr=lr)
+
+
+def lake(**options: Any) -> Any:
+    return gymnasium.make_vec("FrozenLake-v1", num_envs=2, **options)
+
+
+def on_lake(envs: Any) -> Trainer:
+    policy = TabularPolicy(16, 4)
+    return Trainer(policy, envs, 0.9, optimizer=torch.optim.SGD(policy.parameters(), lr=0.1), horizon=4)
+
+
+def masked(*rows: int) -> TabularPolicy:
+    available = torch.ones(4, 2, dtype=torch.bool)
+    available[list(rows), 0] = False
+    return TabularPolicy(4, 2, available=available, dtype=F64)
+
+
+MDP, OTHER = gallery.short_corridor, gallery.random_walk
+DIFFERENCES = [
+    pytest.param(on_mdp, lambda: on_mdp(gamma=0.9), "gamma is 0.95 in the file, but 0.9 in", id="another gamma"),
+    pytest.param(on_mdp, lambda: on_mdp(horizon=6), "horizon is 5 in the file, but 6 in", id="another horizon"),
+    pytest.param(
+        on_mdp, lambda: on_mdp(batch_size=4), "batch_size is 3 in the file, but 4 in", id="another batch size"
+    ),
+    pytest.param(
+        on_mdp,
+        lambda: on_mdp(entropy_weight=0.0),
+        "entropy_weight is 0.01 in the file, but 0.0 in",
+        id="another entropy weight",
+    ),
+    pytest.param(
+        on_mdp,
+        lambda: on_mdp(discount_states=False),
+        "discount_states is True in the file, but False in",
+        id="another discount",
+    ),
+    pytest.param(
+        on_mdp, lambda: on_mdp(bootstrap=True), "bootstrap is False in the file, but True in", id="another bootstrap"
+    ),
+    pytest.param(
+        lambda: on_mdp(baseline=1.0),
+        lambda: on_mdp(baseline=2.0),
+        "baseline is 1.0 in the file, but 2.0 in",
+        id="another baseline number",
+    ),
+    pytest.param(
+        lambda: on_mdp(baseline=None),
+        lambda: on_mdp(baseline="leave_one_out"),
+        "baseline is None in the file, but 'leave_one_out' in",
+        id="another baseline",
+    ),
+    pytest.param(
+        on_mdp,
+        lambda: on_mdp(baseline=None),
+        "baseline is 'Embedding' in the file, but None in",
+        id="no baseline module",
+    ),
+    pytest.param(
+        lambda: on_mdp(baseline=tanh(nn.Tanh())),
+        lambda: on_mdp(baseline=tanh(nn.ReLU())),
+        "baseline parts is 'Embedding, Tanh, Linear' in the file, but 'Embedding, ReLU, Linear' in",
+        id="other layers",
+    ),
+    pytest.param(
+        on_mdp,
+        lambda: on_mdp(policy=LinearPolicy(torch.ones(4, 2, 3, dtype=F64))),
+        "policy is 'TabularPolicy' in the file, but 'LinearPolicy' in",
+        id="another policy",
+    ),
+    pytest.param(
+        lambda: on_mdp(baseline=1.0),
+        lambda: on_mdp(baseline=1.0, policy=TabularPolicy(4, 2)),
+        "policy.theta is 'float64 [4, 2]' in the file, but 'float32 [4, 2]' in",
+        id="another dtype",
+    ),
+    pytest.param(
+        on_mdp,
+        lambda: on_mdp(policy=TabularPolicy(5, 2, dtype=F64)),
+        "policy.theta is 'float64 [4, 2]' in the file, but 'float64 [5, 2]' in",
+        id="another shape",
+    ),
+    pytest.param(
+        lambda: on_mdp(policy=masked(0)),
+        lambda: on_mdp(policy=masked(1)),
+        "policy._mask is 'SHA-256",
+        id="another mask",
+    ),
+    pytest.param(
+        lambda: on_mdp(optimizer=torch.optim.SGD),
+        on_mdp,
+        "optimizer is 'SGD' in the file, but 'Adam' in",
+        id="another optimiser",
+    ),
+    pytest.param(
+        on_mdp,
+        lambda: on_mdp(optimizer=reversed_adam),
+        "optimizer group 0 is 'policy.theta, baseline.weight' in the file, but 'baseline.weight, policy.theta' in",
+        id="another order",
+    ),
+    pytest.param(
+        on_mdp,
+        lambda: on_mdp(optimizer=by_group),
+        "optimizer group 1 is absent in the file, but 'baseline.weight' in",
+        id="other groups",
+    ),
+    pytest.param(on_mdp, lambda: on_mdp(source=walls()), "source dynamics is 'SHA-256", id="other dynamics"),
+    pytest.param(
+        on_mdp,
+        lambda: on_mdp(source=OTHER(n=2)),
+        "source dynamics is 'SHA-256",
+        id="another start",
+    ),
+    pytest.param(
+        on_mdp, lambda: on_mdp(source=OTHER(n=5)), "source states is 4 in the file, but 7 in", id="more states"
+    ),
+    pytest.param(
+        on_mdp,
+        lambda: on_mdp(
+            source=SyncVectorEnv([MDP().to_gymnasium] * 3), policy=TabularPolicy(4, 2, dtype=F64), baseline=embedding(4)
+        ),
+        "source is 'FiniteMDP' in the file, but 'SyncVectorEnv' in",
+        id="environments",
+    ),
+    pytest.param(
+        lambda: on_lake(lake()),
+        lambda: on_lake(lake(is_slippery=False)),
+        "source is_slippery is absent in the file, but False in",
+        id="another option",
+    ),
+    pytest.param(
+        by_ppo,
+        lambda: by_ppo(gymnasium.make_vec("CartPole-v1", num_envs=3)),
+        "envs number is 2 in the file, but 3 in",
+        id="more environments",
+    ),
+    pytest.param(
+        by_ppo,
+        lambda: by_ppo(gymnasium.make_vec("CartPole-v0", num_envs=2)),
+        "envs is 'CartPole-v1' in the file, but 'CartPole-v0' in",
+        id="another environment",
+    ),
+    pytest.param(by_ppo, on_cartpole, "trainer is 'PPOTrainer' in the file, but 'Trainer' in", id="another trainer"),
+    pytest.param(
+        by_ppo, lambda: by_ppo(clip=(0.1, 0.2)), "clip is (0.2, 0.2) in the file, but (0.1, 0.2) in", id="another clip"
+    ),
+    *(
+        pytest.param(
+            by_ppo, lambda name=name, value=value: by_ppo(**{name: value}), f"{name} is ", id=f"another {name}"
+        )
+        for name, value in {
+            "lam": 0.5,
+            "n_steps": 7,
+            "n_epochs": 2,
+            "n_minibatches": 3,
+            "value_weight": 1.0,
+            "entropy_weight": 0.1,
+            "max_norm": 1.0,
+            "normalize": False,
+        }.items()
+    ),
+]
+
+
+def refused(trainer: Trainer | PPOTrainer, path: Path) -> str:
+    """The message with which a trainer refuses a file, which must name it; the trainer must be what it was."""
+    before, updates = state_of(trainer), len(trainer.history)
+    with pytest.raises(CheckpointError) as caught:
+        trainer.load(path)
+    assert str(caught.value).startswith(str(path))
+    assert state_of(trainer) == before
+    trainer.update()
+    assert len(trainer.history) == updates + 1
+    return str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:.*CartPole-v0 is out of date:DeprecationWarning")
+@pytest.mark.parametrize(("build", "other", "message"), DIFFERENCES)
+def test_the_file_of_another_run_is_refused(
+    build: Callable[[], Any], other: Callable[[], Any], message: str, tmp_path: Path
+) -> None:
+    first, second = build(), other()
+    first.run(1)
+    second.run(1)
+    text = refused(second, file_of(first, tmp_path))
+    assert "is of another run: " in text
+    assert message in text
+
+
+def test_every_difference_is_named_at_once(tmp_path: Path) -> None:
+    path = file_of(on_mdp(), tmp_path)
+    message = refused(on_mdp(gamma=0.9, horizon=6), path)
+    expected = "gamma is 0.95 in the file, but 0.9 in the trainer; horizon is 5 in the file, but 6 in the trainer"
+    assert message == f"{path} is of another run: {expected}"
+
+
+def without(name: str) -> Callable[[Any], Any]:
+    return lambda tree: {key: value for key, value in tree.items() if key != name}
+
+
+def changed(*keys: Any, to: Any) -> Callable[[Any], Any]:
+    def change(tree: Any) -> Any:
+        inner = tree
+        for key in keys[:-1]:
+            inner = inner[key]
+        inner[keys[-1]] = to
+        return tree
+
+    return change
+
+
+WRONG = [
+    pytest.param(lambda tree: [tree], "does not hold the state of a trainer", id="a list"),
+    pytest.param(lambda tree: torch.ones(2), "does not hold the state of a trainer", id="a tensor"),
+    pytest.param(without("configuration"), "does not hold the state of a trainer", id="no configuration"),
+    pytest.param(without("history"), "does not hold the state of a trainer", id="no history"),
+    pytest.param(changed("configuration", to=3), "does not hold the state", id="configuration"),
+    pytest.param(changed("history", to=3), "does not hold the state", id="history"),
+    pytest.param(changed("history", to=torch.ones(2, 3)), "history[0] is no record", id="short history"),
+    pytest.param(changed("history", to=torch.full((1, 8), math.nan)), "does not hold the state", id="no count"),
+    pytest.param(without("policy"), "state has the entries ['baseline', 'generator'", id="no policy"),
+    pytest.param(changed("more", to=1), "state has the entries", id="more"),
+    pytest.param(changed("policy", to=None), "policy has the entries NoneType, expected ['theta']", id="policy"),
+    pytest.param(
+        changed("policy", "theta", to=torch.ones(3, 2)),
+        "policy.theta is float32 [3, 2], expected float64 [4, 2]",
+        id="parameters",
+    ),
+    pytest.param(changed("baseline", "weight", to="w"), "baseline.weight is str, expected", id="a text"),
+    pytest.param(
+        changed("generator", to=torch.ones(3)), "generator is not the state of one on the cpu", id="generator"
+    ),
+    pytest.param(changed("generator", to=torch.zeros(3, dtype=torch.uint8)), "generator is not", id="short generator"),
+    pytest.param(changed("generator", to=None), "generator is not the state of one", id="no generator"),
+    pytest.param(changed("optimizer", to={}), "optimizer has the entries [], expected", id="optimiser"),
+    pytest.param(changed("optimizer", "param_groups", to=[]), "optimizer has groups of [] parameters", id="groups"),
+    pytest.param(changed("optimizer", "param_groups", to=[{"params": [0]}]), "of [1] parameters", id="few parameters"),
+    pytest.param(changed("optimizer", "param_groups", to=3), "does not fit", id="groups that are a number"),
+    pytest.param(
+        changed("optimizer", "param_groups", 0, "momentum", to=0.9),
+        "optimizer has the hyperparameters ['momentum'], which",
+        id="hyperparameters",
+    ),
+    pytest.param(changed("optimizer", "state", 7, to={}), "a state of the parameters [7]", id="a third parameter"),
+    pytest.param(changed("optimizer", "state", 0, to=3), "does not fit", id="a state that is a number"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG)
+def test_a_whole_file_that_holds_something_else_is_refused(
+    change: Callable[[Any], Any], message: str, tmp_path: Path
+) -> None:
+    trainer, other = on_mdp(), on_mdp()
+    trainer.run(2)
+    other.run(3)
+    path = file_of(trainer, tmp_path)
+    write_checkpoint(path, change(read_checkpoint(path)))
+    assert message in refused(other, path)
+
+
+def test_a_state_of_another_trainer_is_refused_without_a_file() -> None:
+    trainer, before = on_mdp(), state_of(on_mdp())
+    with pytest.raises(ValueError, match=re.escape("hyperparameters ['dampening', 'momentum', 'nesterov']")):
+        trainer.load_state_dict(on_mdp(optimizer=torch.optim.SGD).state_dict())
+    assert state_of(trainer) == before
+
+
+def test_an_optimiser_that_refuses_its_state_halfway_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, other = on_mdp(), on_mdp()
+    trainer.run(2)
+    path, load, calls = file_of(trainer, tmp_path), other.optimizer.load_state_dict, []
+
+    def fails_once(state: Any) -> None:
+        load(state)
+        calls.append(state)
+        if len(calls) == 1:
+            raise RuntimeError("refused")
+
+    monkeypatch.setattr(other.optimizer, "load_state_dict", fails_once)
+    assert "does not fit: refused" in refused(other, path)
+
+
+def test_a_file_of_torch_save_is_refused(tmp_path: Path) -> None:
+    trainer = on_mdp()
+    torch.save(trainer.state_dict(), tmp_path / "run")
+    assert "looks like a file of torch.save" in refused(trainer, tmp_path / "run")
+    with pytest.raises(FileNotFoundError):
+        trainer.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("build", [on_mdp, by_ppo])
+def test_a_damaged_file_changes_nothing(build: Callable[[], Any], tmp_path: Path) -> None:
+    trainer, other = build(), build()
+    trainer.run(2)
+    path, before = file_of(trainer, tmp_path), state_of(other)
+    data = path.read_bytes()
+    for place in range(0, len(data), 23):
+        with open(path, "r+b") as file:
+            file.seek(place)
+            file.write(bytes([data[place] ^ 1 << place % 8]))
+        with pytest.raises(CheckpointError):
+            other.load(path)
+        with open(path, "r+b") as file:
+            file.seek(place)
+            file.write(data[place : place + 1])
+    for length in range(len(data) - 1, 0, -37):
+        with open(path, "r+b") as file:
+            file.truncate(length)
+        with pytest.raises(CheckpointError):
+            other.load(path)
+    assert state_of(other) == before
+
+
+def test_a_state_that_no_file_can_hold_leaves_the_old_file(tmp_path: Path) -> None:
+    trainer = on_mdp()
+    data = file_of(trainer, tmp_path).read_bytes()
+    trainer.optimizer.param_groups[0]["schedule"] = object()
+    with pytest.raises(CheckpointError, match=r"param_groups\.0\.schedule is of the type object"):
+        trainer.save(tmp_path / "run")
+    assert (tmp_path / "run").read_bytes() == data
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.name)
+def test_a_run_on_environments_of_every_autoreset_mode_survives_an_interrupt(mode: AutoresetMode) -> None:
+    def build() -> Trainer:
+        envs = SyncVectorEnv([gallery.short_corridor().to_gymnasium] * 3, autoreset_mode=mode)
+        return on_mdp(source=envs, policy=TabularPolicy(4, 2, dtype=F64), baseline=embedding(4))
+
+    check_each_interrupt(build, update, at_most=20, inside="gymnasium")

@@ -104,7 +104,7 @@ class Resumable(ABC):
         """
         state = read_checkpoint(path)
         try:
-            theirs = state.pop("configuration")
+            theirs = dict(state.pop("configuration"))
             state["history"] = [(int(row[0]), *row[1:]) for row in state["history"].tolist()]
         except MALFORMED as error:
             raise CheckpointError(f"{path} does not hold the state of a trainer") from error
