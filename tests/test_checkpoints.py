@@ -512,12 +512,14 @@ for i in (1, 2):
             write_checkpoint(path, {"which": i, "theta": torch.full((30_000,), float(i))})
     children.append(child)
 seen, reads = set(), 0
-while reads < n_reads or len(seen - {0}) < 2:
+while reads < n_reads or len(seen - {0}) < 2 and reads < 100_000:
     tree = read_checkpoint(path)
     assert (tree["theta"] == tree["which"]).all()
     seen.add(tree["which"])
     reads += 1
+assert {1, 2} <= seen
 for child in children:
+    assert os.waitpid(child, os.WNOHANG) == (0, 0), "a writer has failed"
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
 print(reads)

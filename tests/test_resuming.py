@@ -389,40 +389,26 @@ def test_gradients_are_taken_again_after_an_interrupt_that_has_switched_them_off
 
 
 SIGNALS = """
-import os, random, signal, sys, threading, time
+import random, signal, threading
 import tests_of_resuming as here
 
 random.seed(0)
 main = threading.main_thread().ident
 for build in (here.on_mdp, here.by_ppo):
     whole, trainer, stops = build(), build(), 0
-    whole.run(60)
-    going = True
-    def disturb():
-        while going:
-            time.sleep(random.uniform(0.0, 0.01))
-            signal.pthread_kill(main, signal.SIGINT)
-    thread = threading.Thread(target=disturb)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    thread.start()
-    while True:
+    whole.run(1)  # so that whatever is imported late is there
+    while stops < 40:
+        timer = threading.Timer(random.uniform(0.0, 0.02), signal.pthread_kill, (main, signal.SIGINT))
         try:
-            while len(trainer.history) < 60 and stops < 100:
+            timer.start()
+            while True:
                 trainer.update()
-            going = False
-            thread.join()
-            break
         except KeyboardInterrupt:
             stops += 1
-    going = False
-    while thread.is_alive():
-        try:
-            thread.join()
-        except KeyboardInterrupt:
-            pass
-    trainer.run(max(0, 60 - len(trainer.history))) if len(trainer.history) < 60 else None
+    trainer.run(3)
+    whole.run(len(trainer.history) - 1)
     assert here.state_of(trainer) == here.state_of(whole)
-    print(stops)
+    print(len(trainer.history))
 """
 
 
@@ -431,7 +417,7 @@ def test_a_run_that_is_stopped_by_signals_again_and_again_is_the_uninterrupted_o
     command = [sys.executable, "-c", SIGNALS]
     done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert min(map(int, done.stdout.split())) > 20
+    assert min(map(int, done.stdout.split())) > 3
 
 
 # --- errors on the way
