@@ -124,6 +124,25 @@ def test_the_file_is_as_its_description_says(path: Path) -> None:
     assert max(e["data_offsets"][1] for e in header.values()) == len(data) - 8 - length
 
 
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+def test_a_second_writer_that_is_faster_does_not_disturb_the_first(
+    function: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, between = getattr(os, function), []
+
+    def overtaken(*arguments: Any) -> None:
+        monkeypatch.undo()
+        write_checkpoint(path, OTHER)
+        between.append(read_checkpoint(path))
+        original(*arguments)
+
+    monkeypatch.setattr(os, function, overtaken)
+    write_checkpoint(path, [TREE, "new"])
+    assert same(between, [OTHER])
+    assert same(read_checkpoint(path), [TREE, "new"])
+    assert leftovers(path.parent) == []
+
+
 def test_a_symbolic_link_stays_one_and_rights_follow_the_umask(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     link = tmp_path / "link"
@@ -497,11 +516,12 @@ print(len(list(path.parent.glob("*.tmp"))))
 """
 
 WRITERS = """
-import os, signal, sys
+import contextlib, os, signal, sys
 from pathlib import Path
 import torch
 from pgtheory._checkpoints import read_checkpoint, write_checkpoint
 
+os.fsync = lambda handle: None  # so that they write far more often
 path, n_reads = Path(sys.argv[1]), int(sys.argv[2])
 write_checkpoint(path, {"which": 0, "theta": torch.zeros(30_000)})
 children = []
@@ -512,16 +532,18 @@ for i in (1, 2):
             write_checkpoint(path, {"which": i, "theta": torch.full((30_000,), float(i))})
     children.append(child)
 seen, reads = set(), 0
-while reads < n_reads or len(seen - {0}) < 2 and reads < 100_000:
-    tree = read_checkpoint(path)
-    assert (tree["theta"] == tree["which"]).all()
-    seen.add(tree["which"])
-    reads += 1
-assert {1, 2} <= seen
-for child in children:
-    assert os.waitpid(child, os.WNOHANG) == (0, 0), "a writer has failed"
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+try:
+    while reads < n_reads or not {1, 2} <= seen:
+        for child in children:
+            assert os.waitpid(child, os.WNOHANG) == (0, 0), "a writer has failed"
+        tree = read_checkpoint(path)
+        assert (tree["theta"] == tree["which"]).all()
+        seen.add(tree["which"])
+        reads += 1
+finally:
+    for child in children:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 print(reads)
 """
 
@@ -542,4 +564,4 @@ def test_a_process_that_is_killed_at_any_moment_leaves_a_whole_file(tmp_path: Pa
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_of_two_writers_at_once_one_wins_whole(tmp_path: Path) -> None:
-    assert int(in_another_process(WRITERS, tmp_path / "run", 500)) >= 500
+    assert int(in_another_process(WRITERS, tmp_path / "run", 150)) >= 150
