@@ -1,12 +1,72 @@
-// Inline formulas cannot be broken over lines: those that are wider than their line scroll (see book.css).
+// What is wider than its column scrolls in its own box, and says so: it fades at the side where it goes on (book.css),
+// and the arrow keys reach it. Display equations that are a little too wide for a telephone are first made smaller.
 (() => {
-  const mark = () => {
-    for (const formula of document.querySelectorAll(".bd-article span.math:not(table *)")) {
-      formula.classList.remove("too-wide");
-      const line = formula.closest("p, li, dd, figcaption") ?? formula.parentElement;
-      formula.classList.toggle("too-wide", formula.getBoundingClientRect().width > line.clientWidth);
+  const SMALLEST = 0.8;
+  const BOXES = [
+    "mjx-container[display='true']",
+    "div.math:not(:has(> .eqno))",
+    "span.math:not(table *)",
+    "pre",
+    ".cell_output .text_html",
+    ".cell_output .text_latex",
+    ".pst-scrollable-table-container",
+    "dt.sig",
+  ];
+
+  const over = (box) => box.scrollWidth - box.clientWidth;
+
+  const shrink = (formula) => {
+    formula.dataset.size ??= formula.style.fontSize || "100%"; // MathJax's own
+    formula.style.fontSize = formula.dataset.size;
+    const needed = formula.clientWidth / formula.scrollWidth;
+    if (needed < 1 && needed > SMALLEST) formula.style.fontSize = `calc(${0.98 * needed} * ${formula.dataset.size})`;
+  };
+
+  const fade = (box) => {
+    const rest = over(box) - box.scrollLeft;
+    box.classList.toggle("more-left", box.scrollLeft > 1);
+    box.classList.toggle("more-right", rest > 1);
+  };
+
+  const mark = (box) => {
+    const scrolls = over(box) > 1 && box.getClientRects().length > 0;
+    if (scrolls === box.classList.contains("scrolls")) return scrolls && fade(box);
+    box.classList.toggle("scrolls", scrolls);
+    if (scrolls) {
+      box.tabIndex = 0;
+      if (!box.hasAttribute("role")) box.setAttribute("role", "group");
+      if (!box.hasAttribute("aria-label")) box.setAttribute("aria-label", "Wider than the column: scroll sideways");
+      box.addEventListener("scroll", () => fade(box), { passive: true });
+      fade(box);
+    } else {
+      box.classList.remove("more-left", "more-right");
+      box.removeAttribute("tabindex");
     }
   };
-  window.addEventListener("load", () => window.MathJax?.startup?.promise.then(mark));
-  window.addEventListener("resize", mark);
+
+  // Inline formulas cannot be broken over lines: those that are wider than their line become boxes of their own.
+  const box = (formula) => {
+    formula.classList.remove("too-wide");
+    const line = formula.closest("p, li, dd, figcaption") ?? formula.parentElement;
+    formula.classList.toggle("too-wide", formula.getBoundingClientRect().width > line.clientWidth);
+  };
+
+  const all = (selectors) => document.querySelectorAll(`.bd-article-container :is(${selectors})`);
+  const look = () => {
+    all("span.math:not(table *)").forEach(box);
+    all("mjx-container[display='true']").forEach(shrink);
+    all(BOXES.join()).forEach(mark);
+  };
+
+  window.addEventListener("load", () => {
+    for (const summary of document.querySelectorAll(".bd-sidebar-primary summary")) {
+      summary.setAttribute("aria-label", `Pages of ${summary.closest("li").querySelector("a").textContent.trim()}`);
+    }
+    look();
+    document.addEventListener("toggle", look, true); // what was folded had no width
+    window.MathJax?.startup?.promise.then(() => {
+      look();
+      new ResizeObserver(look).observe(document.querySelector(".bd-article-container") ?? document.body);
+    });
+  });
 })();

@@ -1,0 +1,45 @@
+"""What folds away has a title of its own and a name that says what it is."""
+
+from html import escape
+from typing import Any
+
+from docutils import nodes
+from myst_nb.sphinx_ import HideCodeCellNode
+from sphinx.application import Sphinx
+from sphinx.transforms import SphinxTransform
+from sphinx_proof.nodes import proof_node
+
+
+class ProofsHaveTitles(SphinxTransform):
+    """A proof begins with the word in its first line; one that folds needs it as a title, to be clicked on."""
+
+    default_priority = 500
+
+    def apply(self, **kwargs: Any) -> None:
+        """Turn `Proof. …` into a title and the rest, in each proof of the class `dropdown`."""
+        for proof in self.document.findall(proof_node):
+            (box,) = proof.children
+            box["ids"] = []  # every proof of a page would have the same
+            text = next(iter(box.findall(nodes.Text)), None)
+            if "dropdown" in box["classes"] and text is not None and text.startswith("Proof."):
+                text.parent.replace(text, nodes.Text(text.removeprefix("Proof.").lstrip()))
+                box.insert(0, nodes.title("", "Proof"))
+
+
+def visit_fold(self: Any, node: Any) -> None:
+    """Open the fold of a code cell: its words name it, and no label contradicts them."""
+    self.body.append(f'<details class="admonition hide {" ".join(node["classes"])}">\n<summary>\n')
+    for state, prompt in (("collapsed", node["prompt_show"]), ("expanded", node["prompt_hide"])):
+        self.body.append(f'<span class="{state} admonition-title">{escape(prompt)}</span>\n')
+    self.body.append("</summary>\n")
+
+
+def depart_fold(self: Any, node: Any) -> None:
+    """Close it."""
+    self.body.append("</details>\n")
+
+
+def setup(app: Sphinx) -> None:
+    """Register the transform and the fold."""
+    app.add_transform(ProofsHaveTitles)
+    app.add_node(HideCodeCellNode, override=True, html=(visit_fold, depart_fold))
