@@ -47,7 +47,7 @@ __all__ = [
 def softmax_policy(
     preferences: Float[Tensor, "*batch A"], *, available: Bool[Tensor, "*#batch A"] | None = None
 ) -> Float[Tensor, "*batch A"]:
-    r"""The probabilities :math:`\pi(a|s) \propto e^{h(s,a)}` over the available actions, :eq:`eq-softmax-policy`.
+    r"""The probabilities :math:`\pi(a \mid s) \propto e^{h(s,a)}` over the available actions, :eq:`eq-softmax-policy`.
 
     Args:
         preferences: :math:`h(s, a)`. Where `available` is False it may hold anything; -inf elsewhere is probability 0.
@@ -78,7 +78,7 @@ def softmax_policy(
 def log_softmax_policy(
     preferences: Float[Tensor, "*batch A"], *, available: Bool[Tensor, "*#batch A"] | None = None
 ) -> Float[Tensor, "*batch A"]:
-    r"""The log-probabilities :math:`\ln\pi(a|s) = h(s,a) - \ln\sum_{a'} e^{h(s,a')}`, :eq:`eq-log-softmax`.
+    r"""The log-probabilities :math:`\ln\pi(a \mid s) = h(s,a) - \ln\sum_{a'} e^{h(s,a')}`, :eq:`eq-log-softmax`.
 
     Finite where the logarithm of `softmax_policy` has already underflowed to -inf.
 
@@ -111,7 +111,7 @@ def score(
     *,
     available: Bool[Tensor, "*#batch A"] | None = None,
 ) -> Float[Tensor, "*batch A"]:
-    r"""The score :math:`\nabla_h \ln\pi(a|\cdot) = e_a - \pi`, :eq:`eq-score-tabular`: the response of one row.
+    r"""The score :math:`\nabla_h \ln\pi(a \mid \cdot) = e_a - \pi`, :eq:`eq-score-tabular`: the response of one row.
 
     It is :eq:`eq-score` for a table of preferences.
 
@@ -148,7 +148,7 @@ def linear_score(
     *,
     available: Bool[Tensor, "*#batch A"] | None = None,
 ) -> Float[Tensor, "*batch d"]:
-    r"""The score of linear preferences, :math:`x(s,a) - \sum_b \pi(b|s)\, x(s,b)`, :eq:`eq-score-linear`.
+    r"""The score of linear preferences, :math:`x(s,a) - \sum_b \pi(b \mid s)\, x(s,b)`, :eq:`eq-score-linear`.
 
     Args:
         features: :math:`x(s, a) \in \mathbb{R}^d`. Where `available` is False it may hold anything.
@@ -157,7 +157,7 @@ def linear_score(
         available: the mask of :math:`\mathcal{A}(s)`; broadcasts against `preferences`. Default: every action.
 
     Returns:
-        :math:`\nabla_\theta \ln\pi_\theta(a|s)`, one vector per row: how far the features of the action taken
+        :math:`\nabla_\theta \ln\pi_\theta(a \mid s)`, one vector per row: how far the features of the action taken
         lie from those of the average action.
 
     Raises:
@@ -185,8 +185,8 @@ def fisher_information(
 ) -> Float[Tensor, "*batch A A"]:
     r"""The matrix :math:`\mathrm{diag}(\pi) - \pi\pi^\top`, :eq:`eq-softmax-jacobian`, of each row.
 
-    It is three things at once: the Jacobian :math:`\partial\pi(a|s)/\partial h(s,b)` of the softmax, the covariance
-    of the score (the Fisher information in the preferences), and minus the Hessian of every :math:`\ln\pi(a|s)`.
+    It is three things: the Jacobian :math:`\partial\pi(a \mid s)/\partial h(s,b)` of the softmax, the covariance
+    of the score (the Fisher information in the preferences), and minus the Hessian of every :math:`\ln\pi(a \mid s)`.
 
     Args:
         preferences: :math:`h(s, \cdot)`, one row per state.
@@ -215,7 +215,7 @@ def fisher_information(
 def entropy(
     preferences: Float[Tensor, "*batch A"], *, available: Bool[Tensor, "*#batch A"] | None = None
 ) -> Float[Tensor, "*batch"]:
-    r"""The entropy :math:`-\sum_a \pi(a|s)\ln\pi(a|s)` in nats, with :math:`0 \ln 0 = 0`, :eq:`eq-entropy`.
+    r"""The entropy :math:`-\sum_a \pi(a \mid s)\ln\pi(a \mid s)` in nats, with :math:`0 \ln 0 = 0`, :eq:`eq-entropy`.
 
     Args:
         preferences: :math:`h(s, \cdot)`, one row per state.
@@ -266,17 +266,17 @@ class Policy(Protocol):
     def log_probs(
         self, states: Tensor, *, available: Bool[Tensor, "*#batch A"] | None = None
     ) -> Float[Tensor, "*batch A"]:
-        r""":math:`\ln\pi_\theta(\cdot|s)` of each state."""
+        r""":math:`\ln\pi_\theta(\cdot \mid s)` of each state."""
         ...
 
     def probabilities(
         self, states: Tensor, *, available: Bool[Tensor, "*#batch A"] | None = None
     ) -> Float[Tensor, "*batch A"]:
-        r""":math:`\pi_\theta(\cdot|s)` of each state."""
+        r""":math:`\pi_\theta(\cdot \mid s)` of each state."""
         ...
 
     def table(self) -> Float[Tensor, "S A"]:
-        r""":math:`\pi_\theta(a|s)` of every state of a finite MDP."""
+        r""":math:`\pi_\theta(a \mid s)` of every state of a finite MDP."""
         ...
 
     def sample(
@@ -286,12 +286,12 @@ class Policy(Protocol):
         available: Bool[Tensor, "*#batch A"] | None = None,
         generator: torch.Generator | None = None,
     ) -> Int[Tensor, "*batch"]:
-        r"""One action :math:`A \sim \pi_\theta(\cdot|s)` for each state."""
+        r"""One action :math:`A \sim \pi_\theta(\cdot \mid s)` for each state."""
         ...
 
 
 class SoftmaxPolicy(nn.Module, ABC):
-    r"""A policy :math:`\pi_\theta(a|s) \propto e^{h_\theta(s,a)}`: a subclass says what :math:`h_\theta` is.
+    r"""A policy :math:`\pi_\theta(a \mid s) \propto e^{h_\theta(s,a)}`: a subclass says what :math:`h_\theta` is.
 
     Args:
         n_states: how many states the policy knows by number; None if its states are observation vectors.
@@ -363,19 +363,19 @@ class SoftmaxPolicy(nn.Module, ABC):
     def log_probs(
         self, states: Tensor, *, available: Bool[Tensor, "*#batch A"] | None = None
     ) -> Float[Tensor, "*batch A"]:
-        r"""The log-probabilities :math:`\ln\pi_\theta(\cdot|s)` of each state; `available` replaces the own mask."""
+        r"""The table :math:`\ln\pi_\theta(\cdot \mid s)` of each state; `available` replaces the own mask."""
         preferences = self.preferences(states)
         return log_softmax_policy(preferences, available=self.available_in(states) if available is None else available)
 
     def probabilities(
         self, states: Tensor, *, available: Bool[Tensor, "*#batch A"] | None = None
     ) -> Float[Tensor, "*batch A"]:
-        r"""The probabilities :math:`\pi_\theta(\cdot|s)` of each state; `available` replaces the own mask."""
+        r"""The probabilities :math:`\pi_\theta(\cdot \mid s)` of each state; `available` replaces the own mask."""
         preferences = self.preferences(states)
         return softmax_policy(preferences, available=self.available_in(states) if available is None else available)
 
     def table(self) -> Float[Tensor, "S A"]:
-        r"""The whole policy :math:`\pi_\theta(a|s)`, row s for state s: what the exact methods take.
+        r"""The whole policy :math:`\pi_\theta(a \mid s)`, row s for state s: what the exact methods take.
 
         Raises:
             ValueError: the states are observation vectors, so that there is no table.
@@ -392,7 +392,7 @@ class SoftmaxPolicy(nn.Module, ABC):
         available: Bool[Tensor, "*#batch A"] | None = None,
         generator: torch.Generator | None = None,
     ) -> Int[Tensor, "*batch"]:
-        r"""One action :math:`A \sim \pi_\theta(\cdot|s)` for each state; 0 in a terminal state, where none is taken."""
+        r"""One action :math:`A \sim \pi_\theta(\cdot \mid s)` for each state; 0 in a terminal state."""
         policy = self.probabilities(states, available=available)
         uniforms = torch.rand(policy.shape[:-1], generator=generator, dtype=torch.float64, device=policy.device)
         return _inverse_distribution(policy, uniforms)

@@ -188,7 +188,7 @@ def enumerate_trajectories(
 def trajectory_probabilities(
     mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], trajectories: Trajectories
 ) -> Float[Tensor, "*batch N"]:
-    r"""The probability of each trajectory, :math:`\mu(S_0) \prod_t \pi(A_t | S_t)\, p(S_{t+1}, R_{t+1} | S_t, A_t)`.
+    r"""Each trajectory's probability, :math:`\mu(S_0) \prod_t \pi(A_t \mid S_t)\, p(S_{t+1}, R_{t+1} \mid S_t, A_t)`.
 
     Equation :eq:`eq-trajectory-probability` of the book; the product is over the steps that were taken. A trajectory
     that cannot happen has probability 0. Differentiable in `policy`, also by the transforms of `torch.func`.
@@ -225,7 +225,7 @@ def trajectory_probabilities(
 def at_steps(table: Float[Tensor, "*batch S A"], trajectories: Trajectories) -> Float[Tensor, "*batch N T"]:
     r"""The entries of a table at the steps that were taken, `table[..., S_t, A_t]`, and 0 at padding.
 
-    With the table of :math:`\log \pi` these are the log-probabilities of the actions; with the advantages, those of
+    With the table of :math:`\ln \pi` these are the log-probabilities of the actions; with the advantages, those of
     the steps. Entries that no step reads, such as the rows of terminal states, may be infinite or NaN.
 
     .. no equation: it picks entries of a table

@@ -4,9 +4,11 @@ from typing import Any
 
 import api_entries
 import folds
-import icons
 import mathematics
 import references
+import search_words
+import status
+import weight
 from sphinx.application import Sphinx
 
 
@@ -14,6 +16,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register every part."""
     # Jupyter Book always sets the option of sphinx-comments, which this book leaves out.
     app.add_config_value("comments_config", {}, "html")
-    for part in (api_entries, folds, icons, mathematics, references):
+    for part in (api_entries, folds, mathematics, references, search_words, status, weight):
         part.setup(app)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -47,7 +47,9 @@ class AuthorYear(Style):
 
     def get_book_template(self, e: Any) -> Any:
         """A book: edition, publisher."""
-        return self._entry(self.format_btitle(e, "title"), sentence(capfirst=True)[self.format_edition(e), field("publisher")])
+        return self._entry(
+            self.format_btitle(e, "title"), sentence(capfirst=True)[self.format_edition(e), field("publisher")]
+        )
 
     def get_inproceedings_template(self, e: Any) -> Any:
         """A paper in the proceedings of a conference: series, volume, pages."""

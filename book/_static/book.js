@@ -48,7 +48,8 @@
   const box = (formula) => {
     formula.classList.remove("too-wide");
     const line = formula.closest("p, li, dd, figcaption") ?? formula.parentElement;
-    formula.classList.toggle("too-wide", formula.getBoundingClientRect().width > line.clientWidth);
+    const width = formula.querySelector("mjx-math")?.getBoundingClientRect().width ?? 0;
+    formula.classList.toggle("too-wide", width > line.clientWidth);
   };
 
   const all = (selectors) => document.querySelectorAll(`.bd-article-container :is(${selectors})`);
@@ -68,5 +69,38 @@
       look();
       new ResizeObserver(look).observe(document.querySelector(".bd-article-container") ?? document.body);
     });
+  });
+})();
+
+// The table of mistakes shows those that hold all the words and belong to the check that is chosen.
+(() => {
+  const filter = (form) => {
+    const mistakes = [...document.querySelectorAll("details.mistake")];
+    const texts = mistakes.map((mistake) => mistake.textContent.toLowerCase());
+    const show = () => {
+      const words = form.elements.words.value.toLowerCase().split(/\s+/).filter(Boolean);
+      const check = form.elements.check.value;
+      mistakes.forEach((mistake, i) => {
+        const wanted = words.every((word) => texts[i].includes(word)) && (!check || mistake.dataset.check === check);
+        mistake.hidden = !wanted;
+      });
+      for (const section of document.querySelectorAll(".bd-article section section:has(details.mistake)")) {
+        section.hidden = !section.querySelector("details.mistake:not([hidden])");
+      }
+      const shown = mistakes.filter((mistake) => !mistake.hidden);
+      form.querySelector("output").textContent = `${shown.length} of ${mistakes.length}`;
+    };
+    form.addEventListener("submit", (event) => event.preventDefault());
+    form.addEventListener("input", show);
+    show();
+  };
+  const open = () => {
+    const named = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (named?.matches("details")) named.open = true;
+  };
+  document.addEventListener("DOMContentLoaded", () => {
+    document.querySelectorAll("form.mistake-filter").forEach(filter);
+    window.addEventListener("hashchange", open);
+    open();
   });
 })();
