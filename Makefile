@@ -3,7 +3,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: book test test-portable test-oldest test-newest test-peers bench lab format lock clean distclean help
+.PHONY: book test test-portable test-oldest test-newest test-pages test-peers bench lab format lock clean distclean help
 
 first_python = $(shell for p in $(1); do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -53,6 +53,9 @@ test-newest: PYTHON = $(call first_python,python3.13 python3.12 python3.11)
 test-newest: ## The core suite with the newest versions that pip finds, in .venv-newest
 	@$(call core,.venv-newest,)
 
+test-pages: .venv/pages-installed ## The built book in a real browser: layout, mathematics, search, accessibility, weight
+	$(BIN)/python -m pytest tests/browser
+
 test-peers: .venv-peers/installed ## Comparisons with other libraries, installed beside, into .venv-peers
 	$(PEERS)/python $(PYTEST) tests/peers
 
@@ -69,7 +72,7 @@ format: .venv/installed ## Format the code and the cells, mend what ruff can men
 lock: ## Write constraints.txt anew, from the newest versions that fit together
 	@$(require_python)
 	rm -rf _build/lock && $(PYTHON) -m venv _build/lock
-	_build/lock/bin/pip install --quiet ".[bench,book,dev,lab,peers,test]"
+	_build/lock/bin/pip install --quiet ".[bench,book,dev,lab,pages,peers,test]"
 	_build/lock/bin/python .ci/lock.py > _build/constraints.txt
 	mv _build/constraints.txt constraints.txt && rm -rf _build/lock
 
@@ -89,6 +92,9 @@ help: ## List the targets
 
 .venv/lab-installed: .venv/installed
 	@$(call install,.venv,lab)
+
+.venv/pages-installed: .venv/installed
+	@$(call install,.venv,pages)
 
 .venv-peers/installed: pyproject.toml constraints.txt
 	@$(call install,.venv-peers,bench$(comma)peers)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 import yaml
@@ -70,7 +70,7 @@ async def audit(page: Page, theme: str) -> list[str]:
     """The serious and critical faults that axe-core finds in one theme, one line for each kind and place."""
     await page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
     options = json.dumps({"resultTypes": ["violations"], "preload": False, **AXE[theme]})
-    result = await page.evaluate(f"axe.run(document, {options})")
+    result = await page.evaluate(f"axe.run({{exclude: ['mjx-container']}}, {options})")
     return [
         f"{fault['id']} ({fault['impact']}): {node['target']} {node['html'][:120]}"
         for fault in result["violations"]
@@ -92,11 +92,11 @@ async def visit(context: BrowserContext, name: str, look: str, axe: str) -> Visi
     for width in (WIDE, NARROW):
         await page.set_viewport_size({"width": width, "height": HEIGHT})
         found.seen[str(width)] = await page.evaluate("look.layout()")
-        if width == WIDE:
-            found.seen["mathematics"] = await page.evaluate("look.mathematics()")
-            found.axe = {theme: await audit(page, theme) for theme in ("light", "dark")}
-    found.seen["moves"] = await page.evaluate("look.moves()")
-    found.seen["folds"] = await page.evaluate("look.folds()")
+    await page.set_viewport_size({"width": WIDE, "height": HEIGHT})
+    for aspect in ("mathematics", "moves", "folds"):
+        found.seen[aspect] = await page.evaluate(f"look.{aspect}()")
+    await page.evaluate("look.thin()")
+    found.axe = {theme: await audit(page, theme) for theme in AXE}
     await page.close()
     return found
 
@@ -125,3 +125,29 @@ def visits() -> dict[str, Visit]:
     if not (HTML / "book" / "index.html").exists():
         pytest.exit(NO_BOOK, returncode=1)
     return asyncio.run(tour())
+
+
+SEARCHES = ("REINFORCE", "gamma", "discount", "nabla J", "policy gradient", "top-p", "xyzzy")
+
+
+async def search() -> dict[str, list[str]]:
+    """The pages that the search lists for some words, best first."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
+        context = await browser.new_context(offline=True)
+        page, found = await context.new_page(), {}
+        for words in SEARCHES:
+            await page.goto(f"{(HTML / 'search.html').as_uri()}?q={quote(words)}", wait_until="load")
+            await page.wait_for_function(
+                "/finished|did not match/.test(document.querySelector('#search-results').innerText)"
+            )
+            links = await page.eval_on_selector_all("#search-results li > a", "links => links.map(a => a.href)")
+            found[words] = [urlsplit(link).path.removeprefix(f"{HTML.as_posix()}/") for link in links]
+        await browser.close()
+    return found
+
+
+@pytest.fixture(scope="session")
+def results() -> dict[str, list[str]]:
+    """What the search finds."""
+    return asyncio.run(search())

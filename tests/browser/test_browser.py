@@ -70,3 +70,24 @@ def test_a_page_with_all_that_it_loads_is_light(visits: dict[str, Visit], page: 
     weight = visits[page].weight
     heaviest = sorted(weight.items(), key=lambda item: -item[1])[:6]
     assert sum(weight.values()) <= LIMIT, f"{sum(weight.values()):,} bytes, of which {heaviest}"
+
+
+@pytest.mark.parametrize(
+    ("words", "first"),
+    [
+        ("REINFORCE", "reinforce.html"),
+        ("gamma", "notation.html"),
+        ("discount", "notation.html"),
+        ("nabla J", "notation.html"),
+        ("policy gradient", "policy_gradient.html"),
+        ("top-p", "notation.html"),
+    ],
+)
+def test_the_search_finds_a_symbol_by_its_name_and_a_chapter_first(
+    results: dict[str, list[str]], words: str, first: str
+) -> None:
+    assert results[words][:1] == [f"book/{first}"], results[words][:5]
+
+
+def test_what_is_not_in_the_book_is_not_found(results: dict[str, list[str]]) -> None:
+    assert results["xyzzy"] == []
