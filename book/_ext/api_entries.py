@@ -15,6 +15,17 @@ def skip_field_aliases(app: Sphinx, what: str, name: str, value: object, skip: b
     return True if is_alias else None
 
 
+def name_public_paths(
+    app: Sphinx, what: str, name: str, value: object, options: Any, signature: str | None, result: str | None
+) -> tuple[str | None, str | None]:
+    """Say where a name is imported from, not in which private module it stands; a made default is an ellipsis."""
+
+    def public(text: str | None) -> str | None:
+        return text and re.sub(r"(?<=\w)\._\w+\.", ".", text).replace("<factory>", "...")
+
+    return public(signature), public(result)
+
+
 def set_parameters_in_boxes(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     """Sphinx sets the parameters of a long signature as a list of definitions of nothing; boxes say no such thing."""
 
@@ -54,3 +65,4 @@ def setup(app: Sphinx) -> None:
     app.add_post_transform(BadInputByTest)
     app.connect("html-page-context", set_parameters_in_boxes)
     app.connect("autodoc-skip-member", skip_field_aliases)
+    app.connect("autodoc-process-signature", name_public_paths)

@@ -30,7 +30,7 @@ def visit_fold(self: Any, node: Any) -> None:
     """Open the fold of a code cell: its words name it, and no label contradicts them."""
     self.body.append(f'<details class="admonition hide {" ".join(node["classes"])}">\n<summary>\n')
     for state, prompt in (("collapsed", node["prompt_show"]), ("expanded", node["prompt_hide"])):
-        self.body.append(f'<span class="{state} admonition-title">{escape(prompt)}</span>\n')
+        self.body.append(f'<p class="{state} admonition-title">{escape(prompt)}</p>\n')
     self.body.append("</summary>\n")
 
 

@@ -5,7 +5,7 @@
   const BOXES = [
     "mjx-container[display='true']",
     "div.math:not(:has(> .eqno))",
-    "span.math:not(table *)",
+    ".too-wide",
     "pre",
     ".cell_output .text_html",
     ".cell_output .text_latex",
@@ -50,6 +50,7 @@
     const line = formula.closest("p, li, dd, figcaption") ?? formula.parentElement;
     const width = formula.querySelector("mjx-math")?.getBoundingClientRect().width ?? 0;
     formula.classList.toggle("too-wide", width > line.clientWidth);
+    if (!formula.matches(".too-wide")) formula.classList.remove("scrolls", "more-left", "more-right");
   };
 
   const all = (selectors) => document.querySelectorAll(`.bd-article-container :is(${selectors})`);

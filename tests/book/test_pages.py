@@ -17,6 +17,7 @@ from bs4 import BeautifulSoup
 from docutils.nodes import make_id
 
 import pgtheory
+from pgtheory.checking import mistakes
 
 ROOT = Path(__file__).parents[2]
 
@@ -134,6 +135,31 @@ def test_each_public_name_of_a_module_is_on_its_api_page_with_a_link_to_the_sour
         assert entry is not None, f"{name} is not documented"
         if inspect.isfunction(getattr(module, name)):
             assert entry.find("a", string="[source]") or entry.select("a .viewcode-link"), name
+
+
+@pytest.mark.parametrize("page", API)
+def test_a_signature_names_no_private_module(html: Path, page: str) -> None:
+    signatures = [signature.get_text() for signature in built(html, page).select("dt.sig")]
+    assert [text for text in signatures if re.search(r"\._\w|<factory>|~", text)] == []
+
+
+def test_every_work_of_the_bibliography_is_cited_and_spelled_out(html: Path) -> None:
+    works = built(html, "book/bibliography").select("ul.bibliography > li")
+    text = (ROOT / "book" / "references.bib").read_text(encoding="utf-8")
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "book").rglob("*.[im]*") if path.is_file())
+    keys = re.findall(r"^@\w+\{(\w+),", text, flags=re.M)
+    assert [key for key in keys if key not in sources] == []
+    assert len(works) == len(keys)
+    assert "others" not in text
+    addresses = [str(link["href"]) for work in works for link in work.select("a[href^=http]")]
+    assert len(addresses) >= 0.8 * len(works)
+
+
+def test_the_table_of_mistakes_links_every_source(html: Path) -> None:
+    shown = {
+        entry["id"]: {a["href"] for a in entry.select("a")} for entry in built(html, "book/mistakes").select(".mistake")
+    }
+    assert shown == {mistake.key: {source.url for source in mistake.sources} for mistake in mistakes()}
 
 
 def test_each_public_name_of_the_package_is_in_the_api(html: Path) -> None:
