@@ -12,7 +12,7 @@ class Find(SphinxRole):
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         """Make the entries and their target."""
         target = nodes.target("", "", ids=[f"find-{self.env.new_serialno('find')}"])
-        entries = [("single", word.strip(), target["ids"][0], "", None) for word in self.text.split(";")]
+        entries = [("single", word.strip(), target["ids"][0], "main", None) for word in self.text.split(";")]
         return [addnodes.index(entries=entries), target], []
 
 

@@ -14,6 +14,8 @@ ICON_SCRIPT = re.compile(SCRIPT.format(r"scripts/fontawesome\.js"))
 SEARCH_SCRIPTS = re.compile(SCRIPT.format(r"(?:searchtools|language_data|searchindex)\.js"))
 ICON_RULE = re.compile(r'((?:\.fa-[a-z0-9-]+:before,?)+)\{content:"[^"]*"\}')
 PACKED_FONT = re.compile(r'url\([^()]*\.woff2\) format\("woff2"\),(?=url\([^()]*/fa-)')
+PATH = re.compile(r'(?<= d=")[^"]*')
+DECIMALS = re.compile(r"(\.\d\d)\d+")
 CODE_POINT = re.compile(r"\\([ef][0-9a-f]{3})|([\ue000-\uf8ff])")
 
 
@@ -51,6 +53,9 @@ def lighten(app: Sphinx, exception: Exception | None) -> None:
         subset.subset(font)
         font.save(path)
         path.with_suffix(".woff2").unlink(missing_ok=True)
+    for path in (html / "_images").glob("*.svg"):  # a hundredth of a point is less than a pixel of any screen
+        drawing = path.read_text(encoding="utf-8")
+        path.write_text(PATH.sub(lambda line: DECIMALS.sub(r"\1", line[0]), drawing), encoding="utf-8")
     for path in [static / "scripts" / "fontawesome.js", *static.rglob("*.map")]:
         path.unlink(missing_ok=True)
 

@@ -4,8 +4,8 @@ var Scorer = {
   objPartialMatch: 3,
   objPrio: { 0: 4, 1: 2, 2: -5 },
   objPrioDefault: 0,
-  title: 20,
-  partialTitle: 10,
+  title: 100,
+  partialTitle: 50,
   term: 5,
   partialTerm: 2,
 };

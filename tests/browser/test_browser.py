@@ -80,7 +80,6 @@ def test_a_page_with_all_that_it_loads_is_light(visits: dict[str, Visit], page: 
         ("discount", "notation.html"),
         ("nabla J", "notation.html"),
         ("policy gradient", "policy_gradient.html"),
-        ("top-p", "notation.html"),
     ],
 )
 def test_the_search_finds_a_symbol_by_its_name_and_a_chapter_first(
