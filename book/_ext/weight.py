@@ -16,6 +16,7 @@ ICON_RULE = re.compile(r'((?:\.fa-[a-z0-9-]+:before,?)+)\{content:"[^"]*"\}')
 PACKED_FONT = re.compile(r'url\([^()]*\.woff2\) format\("woff2"\),(?=url\([^()]*/fa-)')
 PATH = re.compile(r'(?<= d=")[^"]*')
 DECIMALS = re.compile(r"(\.\d\d)\d+")
+RULE = re.compile(r"([^{}@;]+)\{[^{}]*\}")
 CODE_POINT = re.compile(r"\\([ef][0-9a-f]{3})|([\ue000-\uf8ff])")
 
 
@@ -40,6 +41,26 @@ def lighten_style(path: Path, icons: set[str]) -> set[int]:
     return {int(code, 16) if code else ord(character) for code, character in CODE_POINT.findall(style)}
 
 
+def lighten_design(path: Path, html: Path) -> None:
+    """Take the rules of the cards, grids and tabs that no page has out of sphinx-design's style sheet."""
+    used = {
+        name for page in html.rglob("*.html") for name in re.findall(r"\bsd-[\w-]+", page.read_text(encoding="utf-8"))
+    }
+
+    def wanted(rule: re.Match[str]) -> str:
+        selectors = (set(re.findall(r"\.(sd-[\w-]+)", selector)) for selector in rule[1].split(","))
+        return rule[0] if any(names <= used for names in selectors) else ""
+
+    path.write_text(RULE.sub(wanted, path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def lighten_drawing(path: Path) -> None:
+    """Draw to a hundredth of a point, which is less than a pixel of any screen."""
+    drawing = path.read_text(encoding="utf-8")
+    light = PATH.sub(lambda line: re.sub(r"\s+", " ", DECIMALS.sub(r"\1", line[0])), drawing)
+    path.write_text(light, encoding="utf-8")
+
+
 def lighten(app: Sphinx, exception: Exception | None) -> None:
     """Make the built pages lighter."""
     if exception or app.builder.name != "html":
@@ -53,9 +74,9 @@ def lighten(app: Sphinx, exception: Exception | None) -> None:
         subset.subset(font)
         font.save(path)
         path.with_suffix(".woff2").unlink(missing_ok=True)
-    for path in (html / "_images").glob("*.svg"):  # a hundredth of a point is less than a pixel of any screen
-        drawing = path.read_text(encoding="utf-8")
-        path.write_text(PATH.sub(lambda line: DECIMALS.sub(r"\1", line[0]), drawing), encoding="utf-8")
+    lighten_design(static / "sphinx-design.min.css", html)
+    for path in (html / "_images").glob("*.svg"):
+        lighten_drawing(path)
     for path in [static / "scripts" / "fontawesome.js", *static.rglob("*.map")]:
         path.unlink(missing_ok=True)
 
