@@ -39,7 +39,7 @@ def numbered(text: str) -> dict[str, str]:
 
 def symbols(formula: str) -> set[str]:
     """Letters with their alphabet, Greek letters, and names in upright letters."""
-    formula = re.sub(r"\\text\{[^}]*\}|\\(begin|end)\{\w+\*?\}|:label:.*", " ", formula)
+    formula = re.sub(r"\\text\{[^}]*\}|\\(begin|end)\{\w+\*?\}|:(?:label|class):.*", " ", formula)
     found = set()
     for named in (
         r"\\(?:operatorname\*?|mathrm)\{(\w+)\}",

@@ -58,7 +58,8 @@ def squeezed(text: str) -> str:
 
 def equations(text: str) -> dict[str, str]:
     """The labelled equations of a MyST text."""
-    block = re.compile(r"^\s*(`{3,}|:{3,})\{math\}\s*\n\s*:label:\s*(\S+)\s*\n(.*?)^\s*\1\s*$", re.M | re.S)
+    options = r"\s*:label:\s*(\S+)\s*\n(?:\s*:class:.*\n)?"
+    block = re.compile(rf"^\s*(`{{3,}}|:{{3,}})\{{math\}}\s*\n{options}(.*?)^\s*\1\s*$", re.M | re.S)
     return {name: body for _, name, body in block.findall(text)}
 
 
