@@ -160,7 +160,8 @@ def test_the_table_of_mistakes_links_every_source(html: Path) -> None:
     shown = {
         entry["id"]: {a["href"] for a in entry.select("a")} for entry in built(html, "book/mistakes").select(".mistake")
     }
-    assert shown == {mistake.key: {source.url for source in mistake.sources} for mistake in mistakes()}
+    known = {m.key: {source.url for source in (*m.sources, *m.right_form)} for m in mistakes()}
+    assert shown == known
 
 
 def test_each_public_name_of_the_package_is_in_the_api(html: Path) -> None:
