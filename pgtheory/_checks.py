@@ -1,10 +1,14 @@
 """Checks of arguments: each raises an error that names the argument, the fault and the place."""
 
+import math
 import operator
 from numbers import Real
 
 import torch
 from torch import Tensor
+
+# The most numbers that one tensor is asked to hold: 16 GiB in float64.
+ROOM = 2**31
 
 
 def is_traced(*tensors: Tensor | None) -> bool:
@@ -48,6 +52,27 @@ def check_integer_tensor(name: str, value: object) -> None:
     assert isinstance(value, Tensor)
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
         raise TypeError(f"{name} must hold integers, not {value.dtype}")
+
+
+def as_indices(
+    name: str, value: object, size: int, where: Tensor | None = None, *, axes: str = "", within: str = "in"
+) -> Tensor:
+    """`value` in int64, the one integer dtype that indexes everywhere (a uint8 tensor would be read as a mask).
+
+    Raise `TypeError` unless it holds integers, and `ValueError` unless each of them (of those where `where` is True)
+    is one of 0, ..., `size` - 1.
+    """
+    check_integer_tensor(name, value)
+    assert isinstance(value, Tensor)
+    indices = value.long()
+    if is_traced(value, where):
+        return indices
+    bad = (indices < 0) | (indices >= size)
+    bad = bad if where is None else bad & where
+    if bad.any():
+        place = f" at {first_place(bad, axes)}" if bad.ndim else ""
+        raise ValueError(f"{name} is {int(indices[bad][0])}{place}, not {within} 0..{size - 1}")
+    return indices
 
 
 def check_bool(name: str, value: object) -> None:
@@ -137,14 +162,28 @@ def check_gamma(gamma: object) -> float:
     return check_unit_interval("gamma", gamma)
 
 
-def check_count(name: str, value: object, *, at_least: int = 1) -> int:
-    """Return `value` as an int; raise unless it is an integer (`TypeError`) of at least `at_least` (`ValueError`)."""
+def check_count(name: str, value: object, *, at_least: int = 1, at_most: int | None = None) -> int:
+    """Return `value` as an int; raise unless it is an integer (`TypeError`) within the bounds (`ValueError`)."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be an integer, not {type(value).__name__}")
     number = operator.index(value)
     if number < at_least:
         raise ValueError(f"{name} must be at least {at_least}, not {number}")
+    if at_most is not None and number > at_most:
+        raise ValueError(f"{name} must be at most {at_most:,}, not {_digits(number)}")
     return number
+
+
+def check_room(what: str, *sizes: int, limit: int = ROOM) -> None:
+    """Raise `ValueError` if a tensor of these sizes would hold more numbers than fit: before it is asked for."""
+    if math.prod(sizes) > limit:
+        shape = " x ".join(map(_digits, sizes))
+        raise ValueError(f"{what} would hold {shape} numbers, more than {limit:,}: make one of them smaller")
+
+
+def _digits(number: int) -> str:
+    """A count as text; one of very many digits by its order of magnitude."""
+    return f"{number:,}" if number.bit_length() < 64 else f"about 2^{number.bit_length() - 1}"
 
 
 def probability_tolerance(dtype: torch.dtype) -> float:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from pgtheory._precision import wide
+
 
 def taken(values: Tensor, mask: Tensor | None) -> Tensor:
     """The values, 0 where no step was taken."""
@@ -11,7 +13,8 @@ def taken(values: Tensor, mask: Tensor | None) -> Tensor:
 
 def mean_taken(values: Tensor, mask: Tensor, axes: tuple[int, ...]) -> Tensor:
     """The mean over the steps that were taken; 0, with gradient 0, where there is none."""
-    return torch.where(mask, values, 0.0).sum(axes) / mask.sum(axes).clamp(min=1)
+    mean = wide(torch.where(mask, values, 0.0)).sum(axes) / mask.sum(axes).clamp(min=1)
+    return mean.to(values.dtype)
 
 
 def is_last_step(mask: Tensor) -> Tensor:

@@ -7,16 +7,20 @@ from torch import Tensor
 
 from pgtheory import _checks
 from pgtheory._masks import mean_taken, taken
+from pgtheory._precision import wide
 
 
 def log_ratio(log_probs: Tensor, old: Tensor, mask: Tensor | None, name: str = "old_log_probs") -> Tensor:
-    """The logarithm of π(A_t|S_t) / π_old(A_t|S_t), 0 where the mask is False; the second term is a constant."""
+    """The logarithm of π(A_t|S_t) / π_old(A_t|S_t), 0 where the mask is False; the second term is a constant.
+
+    In at least float32, so that the sums and exponentials of it are.
+    """
     _checks.check_floating("log_probs", log_probs)
     if mask is not None:
         _checks.check_mask(mask, "log_probs", log_probs)
     _checks.check_finite("log_probs", log_probs, mask)
     _checks.check_like(name, old, "log_probs", log_probs, mask)
-    return taken(log_probs, mask) - taken(old.detach(), mask)
+    return wide(taken(log_probs, mask)) - wide(taken(old.detach(), mask))
 
 
 def at_level(log_ratio: Tensor, mask: Tensor, level: str) -> Tensor:
@@ -36,7 +40,22 @@ def clipped(log_ratio: Tensor, advantages: Tensor, low: float, high: float) -> T
     """The clipped surrogate; bounding the logarithm keeps the exponential from an overflow where it is clipped."""
     # min(ρA, clip(ρ, 1 − ε₋, 1 + ε₊) A): ρ is at most 1 + ε₊ where A ≥ 0, and at least 1 − ε₋ where A < 0
     below, above = log_ratio.clamp(max=math.log1p(high)), log_ratio.clamp(min=_log1p(-low))
-    return torch.where(advantages >= 0, below, above).exp() * advantages
+    return weighted(torch.where(advantages >= 0, below, above), advantages)
+
+
+def weighted(log_ratio: Tensor, weights: Tensor) -> Tensor:
+    """The products ρ w of ratios, given by their logarithms, and weights: finite wherever the product is.
+
+    A weight of 0 gives 0 and passes no gradient, though ρ may be infinite; and where ρ alone would over- or underflow,
+    the logarithm of the weight is added to its exponent first.
+    """
+    weights = wide(weights)
+    counts, limit = weights != 0, math.log(torch.finfo(log_ratio.dtype).max) - 1
+    extreme = counts & (log_ratio.detach().abs() > limit)
+    plain = torch.where(counts & ~extreme, log_ratio, 0.0).exp() * weights
+    size = torch.where(extreme, weights.abs(), 1.0).log()
+    shifted = (torch.where(extreme, log_ratio, 0.0) + size).exp() * weights.sign()
+    return torch.where(extreme, shifted, plain)
 
 
 def _log1p(x: float) -> float:

@@ -1,9 +1,15 @@
 """Tables over the states, or the states and actions, of an MDP."""
 
+import torch
 from torch import Tensor
 
 from pgtheory import _checks
 from pgtheory.mdp import FiniteMDP
+
+
+def widened(mdp: FiniteMDP) -> FiniteMDP:
+    """The MDP itself, or in float32 where its dtype is of 16 bits: recursions over many sums need it."""
+    return mdp if mdp.rewards.element_size() > 2 else mdp.to(dtype=torch.float32)
 
 
 def check_table(mdp: FiniteMDP, name: str, table: Tensor, ndim: int) -> None:

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pgtheory import _checks
-from pgtheory._tables import check_table
+from pgtheory._precision import wide
+from pgtheory._tables import check_table, widened
 from pgtheory.mdp import FiniteMDP, check_policy
 from pgtheory.value_functions import solve_bellman
 
@@ -100,8 +101,8 @@ def generalized_advantages(
     for name, tensor, read in (("values", values, taken), ("next_values", next_values, taken & ~terminated)):
         _checks.check_like(name, tensor, "rewards", rewards, read)
     # δ_t = R_{t+1} + γ V(S_{t+1}) − V(S_t)
-    errors = rewards + gamma * torch.where(terminated, 0.0, next_values) - values
-    errors = torch.where(taken, errors, 0.0).to(torch.promote_types(rewards.dtype, torch.float32))
+    errors = wide(rewards) + gamma * wide(torch.where(terminated, 0.0, next_values)) - wide(values)
+    errors = torch.where(taken, errors, 0.0)
     goes_on = taken & ~ends & pad(taken[..., 1:], (0, 1))
     return torch.where(taken, _sums_until_cut(errors, gamma * lam, goes_on), 0.0).to(rewards.dtype)
 
@@ -112,7 +113,9 @@ def generalized_advantage_moments(
     r"""The exact mean and variance of :math:`\hat A_t` given :math:`S_t = s, A_t = a`, with any value function.
 
     Equations :eq:`eq-gae-mean` and :eq:`eq-gae-variance`: two linear solves, for the mean of :math:`\hat A` in each
-    state, with discount :math:`\gamma\lambda`, and for its mean square, with discount :math:`(\gamma\lambda)^2`.
+    state, with discount :math:`\gamma\lambda`, and for its variance, with discount :math:`(\gamma\lambda)^2`. Squares
+    are taken of deviations from the mean: a mean square minus the square of a mean would lose the digits of the
+    variance where V is far off.
 
     Args:
         mdp: the MDP.
@@ -145,8 +148,9 @@ def generalized_advantage_moments(
     check_policy(mdp, policy)
     check_table(mdp, "policy", policy, 2)
     check_table(mdp, "values", values, 1)
+    dtype, mdp, policy = mdp.dtype, widened(mdp), wide(policy)
     o, rate = mdp.outcomes, gamma * lam
-    values = torch.where(mdp.terminal, 0.0, values)
+    values = torch.where(mdp.terminal, 0.0, wide(values))
     errors = mdp.rewards[o.reward_index] + gamma * values[o.next_state] - values[o.state]
 
     def by_pair(terms: Tensor) -> Tensor:
@@ -159,12 +163,12 @@ def generalized_advantage_moments(
 
     # m(s) = E[Â|s] = E[δ|s] + γλ E[m(S′)|s]
     mean = solve_bellman(mdp, policy, rate, by_state(by_pair(errors)))
-    crossed = errors.square() + 2 * rate * errors * mean[o.next_state]
-    # E[Â²|s] = E[δ² + 2γλ δ m(S′)|s] + (γλ)² E[Â′²|s]
-    square = solve_bellman(mdp, policy, rate**2, by_state(by_pair(crossed)))
-    first = by_pair(errors + rate * mean[o.next_state])
-    variance = by_pair(crossed + rate**2 * square[o.next_state]) - first.square()
-    return AdvantageMoments(first, variance.clamp(min=0.0))
+    expected = errors + rate * mean[o.next_state]
+    # Var[Â|s] = E[(δ + γλ m(S′) − m(s))²|s] + (γλ)² E[Var[Â′|S′]|s]
+    spread = solve_bellman(mdp, policy, rate**2, by_state(by_pair((expected - mean[o.state]).square())))
+    first = by_pair(expected)
+    variance = by_pair((expected - first[o.state, o.action]).square() + rate**2 * spread[o.next_state])
+    return AdvantageMoments(first.to(dtype), variance.to(dtype))
 
 
 def _sums_until_cut(terms: Tensor, rate: float, goes_on: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from pgtheory._checks import (
     first_place,
     is_traced,
 )
+from pgtheory._precision import wide
 
 __all__ = [
     "decode",
@@ -100,6 +101,8 @@ def temperature(logits: Float[Tensor, "*batch V"], tau: float) -> Float[Tensor, 
     tau = _check_tau("tau", tau)
     if tau == 0.0:
         return top_k(logits, 1)
+    if tau < 2 / torch.finfo(wide(logits).dtype).max:  # so that 1/τ, by which some kernels multiply, is finite
+        return _sharpened(logits, tau)
     scaled = logits / tau
     overflows = (scaled.isinf() & logits.isfinite()).any(-1, keepdim=True)
     return torch.where(overflows, (logits - logits.amax(-1, keepdim=True)) / tau, scaled)
@@ -306,7 +309,8 @@ def decoding_distribution(
         >>> decoding_distribution(torch.tensor([0.5, 0.25, 0.25]).log(), temperature=0.5)
         tensor([0.6667, 0.1667, 0.1667])
     """
-    return decoding_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p).softmax(-1)
+    decoded = decoding_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p)
+    return wide(decoded).softmax(-1).to(decoded.dtype)
 
 
 def decoded_policy(
@@ -383,6 +387,13 @@ def decode(
         tensor(1)
     """
     return sample(decoding_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p), generator=generator)
+
+
+def _sharpened(logits: Tensor, tau: float) -> Tensor:
+    """(z − max z) / τ for a temperature below the normal numbers of the dtype, in float64 and in two steps."""
+    root = math.sqrt(tau)
+    below = (logits - logits.amax(-1, keepdim=True)).double() / root / root
+    return below.to(logits.dtype)
 
 
 def _keep_from(logits: Tensor, boundary: Tensor, n_ties: Tensor | None) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from pgtheory import _checks, _ratios
 from pgtheory._gradients import add_up, log_policy_gradient, loss_slopes
 from pgtheory._masks import taken
+from pgtheory._precision import wide
 from pgtheory._tables import check_table
 from pgtheory.mdp import FiniteMDP
 from pgtheory.policy_gradient import BATCH_LIMIT, exact_policy_gradient, expected_gradient
@@ -33,6 +34,9 @@ __all__ = [
     "grpo_loss",
     "two_answer_lengths",
 ]
+
+# How many numbers of successes, all together, `difficulty_weight` goes through.
+SUCCESSES_LIMIT = 2**27
 
 Variant = Literal["grpo", "dr_grpo", "dapo", "gspo", "rloo"]
 
@@ -114,14 +118,21 @@ def group_advantages(
     size = _check_group(rewards, scale, baseline)
     ddof, eps = _checks.check_count("ddof", ddof, at_least=0), _check_eps(eps)
     # Differences from the first reward are exactly 0 where all are equal, which r − mean(r) is not.
-    deviation = rewards - rewards[..., :1]
+    deviation = wide(rewards) - wide(rewards[..., :1])
     deviation = deviation - deviation.mean(-1, keepdim=True)
     advantages = deviation * size / (size - 1) if baseline == "leave_one_out" else deviation
     if scale == "none":
-        return advantages
-    variance = deviation.square().sum(-1, keepdim=True) / max(size - ddof, 1)
-    spread = torch.where(variance > 0, variance, 1.0).sqrt()  # the slope of the root at 0 is infinite
-    return advantages / torch.where(variance > 0, spread + eps, 1.0)
+        return advantages.to(rewards.dtype)
+    # The largest deviation as unit keeps the squares from over- and underflowing.
+    unit = deviation.detach().abs().amax(-1, keepdim=True)
+    if not _checks.is_traced(unit) and (overflow := ~unit.isfinite()).any():
+        group = _checks.first_place(overflow[..., 0]) if rewards.ndim > 1 else "of the group"
+        raise ValueError(f"rewards are too large: their differences overflow {unit.dtype} in group {group}")
+    differ = unit > 0
+    unit = torch.where(differ, unit, 1.0)
+    variance = (deviation / unit).square().sum(-1, keepdim=True) / max(size - ddof, 1)
+    spread = torch.where(differ, variance, 1.0).sqrt()  # the slope of the root at 0 is infinite
+    return (advantages / unit / torch.where(differ, spread + eps / unit, 1.0)).to(rewards.dtype)
 
 
 class _Recipe(NamedTuple):
@@ -258,16 +269,23 @@ def difficulty_weight(
         raise ValueError(
             f"success is {success[outside][0].item()} at {_checks.first_place(outside)}, not inside (0, 1)"
         )
-    size, p = _checks.check_count("size", size), success.unsqueeze(-1)
-    wins = torch.arange(size + 1, dtype=success.dtype, device=success.device)
-    rewards = (torch.arange(size, device=success.device) < wins.unsqueeze(-1)).to(success.dtype)
-    weights = group_advantages(rewards, scale=scale, baseline=baseline, ddof=ddof, eps=eps)
-    ways = torch.lgamma(wins.new_tensor(size + 1.0)) - torch.lgamma(wins + 1) - torch.lgamma(size - wins + 1)
-    # Pr(k successes) = C(K, k) p^k (1 − p)^(K−k)
-    probability = (ways + wins * p.log() + (size - wins) * torch.log1p(-p)).exp()
+    size = _checks.check_count("size", size, at_least=2 if baseline == "leave_one_out" else 1)
+    _check_choices(scale, baseline)
+    ddof, eps = _checks.check_count("ddof", ddof, at_least=0), _check_eps(eps)
+    _checks.check_room("difficulty_weight", max(1, success.numel()), size, limit=SUCCESSES_LIMIT)
+    p, wins = success.double().unsqueeze(-1), torch.arange(size + 1.0, dtype=torch.float64, device=success.device)
+    losses = size - wins
+    # Pr(k successes) ∝ p^k (1 − p)^(K−k) / k! (K−k)!, in logarithms
+    probability = (
+        wins * p.log() + losses * torch.log1p(-p) - torch.lgamma(wins + 1) - torch.lgamma(losses + 1)
+    ).softmax(-1)
+    # k successes have the advantages c (K−k)/K, the others −c k/K, and σ² = k (K−k) / K (K − ddof)
+    scaling = torch.full_like(wins, size / (size - 1) if baseline == "leave_one_out" else 1.0)
+    if scale == "std":
+        scaling = scaling / ((wins * losses / (size * max(size - ddof, 1))).sqrt() + eps).where(wins * losses > 0, 1.0)
     # E[∇ln π | success] = ∇p / p,  E[∇ln π | failure] = −∇p / (1 − p)
-    slopes = (weights * torch.where(rewards.bool(), 1 / p.unsqueeze(-1), -1 / (1 - p).unsqueeze(-1))).sum(-1)
-    return (probability * slopes).sum(-1) / size
+    slopes = scaling * wins * losses / size
+    return ((probability * slopes).sum(-1) / size / (success.double() * (1 - success.double()))).to(success.dtype)
 
 
 def two_answer_lengths(
@@ -446,7 +464,7 @@ def _group_loss(
     if beta > 0.0:
         assert ref_log_probs is not None
         objective = objective - beta * kl_estimate(log_probs, ref_log_probs, kind="k3", mask=mask)
-    return -_average(objective, mask, recipe.average)
+    return -_average(objective, mask, recipe.average).to(log_probs.dtype)
 
 
 def _average(terms: Tensor, mask: Tensor, how: str) -> Tensor:
@@ -537,13 +555,17 @@ def _check_eps(eps: object) -> float:
     return number
 
 
+def _check_choices(scale: str, baseline: str) -> None:
+    for name, value, choices in (("scale", scale, ("std", "none")), ("baseline", baseline, ("mean", "leave_one_out"))):
+        if value not in choices:
+            raise ValueError(f"{name} is {value!r}, expected {choices[0]!r} or {choices[1]!r}")
+
+
 def _check_group(rewards: Tensor, scale: str, baseline: str) -> int:
     """The number of responses in a group."""
     _checks.check_floating("rewards", rewards)
     _checks.check_at_least_1d("rewards", rewards, "the group")
-    for name, value, choices in (("scale", scale, ("std", "none")), ("baseline", baseline, ("mean", "leave_one_out"))):
-        if value not in choices:
-            raise ValueError(f"{name} is {value!r}, expected {choices[0]!r} or {choices[1]!r}")
+    _check_choices(scale, baseline)
     fewest = 2 if baseline == "leave_one_out" else 1
     if rewards.shape[-1] < fewest:
         raise ValueError(f"rewards has shape {list(rewards.shape)}: baseline {baseline!r} needs {fewest} in a group")

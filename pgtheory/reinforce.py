@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pgtheory import _checks
 from pgtheory._masks import is_last_step, taken
+from pgtheory._precision import sum_of_others, wide
 from pgtheory.decoding import decoding_distribution
 from pgtheory.mdp import FiniteMDP
 from pgtheory.policy_gradient import Loss, exact_policy_gradient, expected_gradient, gradient_covariance, performance
@@ -91,7 +92,7 @@ def reinforce_loss(
     _check_steps(log_probs, rewards, mask)
     returns = returns_to_go(rewards.detach(), gamma, mask=mask)
     # γ^t (G_t − b)
-    weights = returns - _checked_baseline(baseline, rewards, mask)
+    weights = wide(returns) - _checked_baseline(baseline, rewards, mask)
     if discount_states:
         weights = _discounts(gamma, rewards) * weights
     return -_mean_over_episodes(weights, log_probs, mask)
@@ -136,7 +137,7 @@ def full_return_loss(
     """
     _check_steps(log_probs, rewards, mask)
     returns = discounted_return(rewards.detach(), gamma, mask=mask).unsqueeze(-1)
-    return -_mean_over_episodes(returns - _checked_baseline(baseline, rewards, mask), log_probs, mask)
+    return -_mean_over_episodes(wide(returns) - _checked_baseline(baseline, rewards, mask), log_probs, mask)
 
 
 def value_loss(
@@ -177,8 +178,8 @@ def value_loss(
         tensor(2.)
     """
     _check_steps(values, rewards, mask, name="values")
-    error = returns_to_go(rewards.detach(), gamma, mask=mask) - taken(values, mask)
-    return _mean_over_episodes(error / 2, error, mask)
+    error = wide(returns_to_go(rewards.detach(), gamma, mask=mask)) - wide(taken(values, mask))
+    return _mean_over_episodes(error / 2, error, mask).to(values.dtype)
 
 
 def entropy_bonus(
@@ -272,9 +273,9 @@ def leave_one_out_baseline(
     mask = torch.ones_like(returns, dtype=torch.bool) if mask is None else mask
     values = taken(returns, mask)
     others = mask.sum(-2, keepdim=True) - mask.int() if running_only else returns.shape[-2] - 1
-    # b_{n,t} = (Σ_m G_t^{(m)} − G_t^{(n)}) / (N − 1)
-    total = values.sum(-2, keepdim=True) - values
-    return torch.where(mask, total / torch.as_tensor(others).clamp(min=1), 0.0)
+    # b_{n,t} = Σ_{m≠n} G_t^{(m)} / (N − 1)
+    mean = sum_of_others(wide(values), -2) / torch.as_tensor(others).clamp(min=1)
+    return torch.where(mask, mean, 0.0).to(returns.dtype)
 
 
 def optimal_baseline(
@@ -310,18 +311,19 @@ def optimal_baseline(
         >>> optimal_baseline(torch.tensor([0.9, 0.1]).log(), torch.tensor([1.0, 0.0]))
         tensor(0.1000)
     """
-    policy = softmax_policy(preferences, available=available)
+    _checks.check_floating("preferences", preferences)
+    policy = softmax_policy(wide(preferences), available=available)
     _checks.check_floating("action_values", action_values)
     _checks.check_same_kind("action_values", action_values, "preferences", preferences)
     _checks.check_same_shape("action_values", action_values, "preferences", preferences)
     _checks.check_finite("action_values", action_values, policy > 0)
-    # ‖e_a − π‖² = 1 − 2π(a) + Σ_b π(b)²
-    squared_score = (1 - policy).square() + (policy.square().sum(-1, keepdim=True) - policy.square())
+    # ‖e_a − π‖² = (Σ_{b≠a} π(b))² + Σ_{b≠a} π(b)²
+    squared_score = sum_of_others(policy, -1).square() + sum_of_others(policy.square(), -1)
     weights = policy * squared_score
     certain = weights.sum(-1, keepdim=True) == 0
     weights = torch.where(certain, policy, weights)
-    values = torch.where(policy > 0, action_values, 0.0)
-    return (weights * values).sum(-1) / weights.sum(-1)
+    values = torch.where(policy > 0, wide(action_values), 0.0)
+    return ((weights * values).sum(-1) / weights.sum(-1)).to(preferences.dtype)
 
 
 def bootstrapped_rewards(
@@ -550,7 +552,7 @@ def _mean_over_own_steps(log_probs: Tensor, rewards: Tensor, gamma: float, /, *,
 
 def _standardised(log_probs: Tensor, rewards: Tensor, gamma: float, /, *, mask: Tensor) -> Tensor:
     """The returns of all steps of the batch, minus their mean, divided by their standard deviation."""
-    returns = returns_to_go(rewards, gamma, mask=mask)
+    returns = wide(returns_to_go(rewards, gamma, mask=mask))
     n = mask.sum()
     mean = returns.sum() / n
     spread = (torch.where(mask, returns - mean, 0.0).square().sum() / n).sqrt()
@@ -592,13 +594,13 @@ def _check_ends(mdp: FiniteMDP, policy: Tensor, horizon: int) -> None:
 
 def _discounts(gamma: float, steps: Tensor) -> Float[Tensor, "T"]:
     """γ^t for each time of `steps`, `[..., T]`."""
-    return discount_factors(gamma, steps.shape[-1], dtype=steps.dtype, device=steps.device)
+    return discount_factors(gamma, steps.shape[-1], dtype=wide(steps[..., :0]).dtype, device=steps.device)
 
 
 def _mean_over_episodes(weights: Tensor, terms: Tensor, mask: Tensor | None) -> Tensor:
     """(1/N) Σ_n Σ_t w x, where N counts all episodes."""
     n_episodes = math.prod(terms.shape[:-1])
-    return (taken(weights, mask) * taken(terms, mask)).sum() / n_episodes
+    return ((wide(taken(weights, mask)) * wide(taken(terms, mask))).sum() / n_episodes).to(terms.dtype)
 
 
 def _check_steps(terms: Tensor, rewards: Tensor, mask: Tensor | None, *, name: str = "log_probs") -> None:

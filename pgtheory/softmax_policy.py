@@ -15,12 +15,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pgtheory._checks import (
+    as_indices,
     check_at_least_1d,
     check_bool,
     check_count,
     check_finite,
     check_floating,
-    check_integer_tensor,
     check_real,
     check_same_device,
     check_same_kind,
@@ -28,6 +28,7 @@ from pgtheory._checks import (
     first_place,
     is_traced,
 )
+from pgtheory._precision import wide
 
 __all__ = [
     "LinearPolicy",
@@ -72,7 +73,7 @@ def softmax_policy(
                 [1.0000, 0.0000]], dtype=torch.float64)
     """
     _check_arguments(preferences, available)
-    return _probabilities(preferences, available)
+    return _probabilities(preferences, available).to(preferences.dtype)
 
 
 def log_softmax_policy(
@@ -102,7 +103,7 @@ def log_softmax_policy(
         tensor([     0., -10000.], dtype=torch.float64)
     """
     _check_arguments(preferences, available)
-    return _log_probabilities(preferences, available)
+    return _log_probabilities(preferences, available).to(preferences.dtype)
 
 
 def score(
@@ -138,7 +139,7 @@ def score(
     _check_arguments(preferences, available)
     taken = _one_hot(actions, _support(preferences, available))
     # ∂ ln π(a|s) / ∂h(s,b) = 1{a = b} − π(b|s)
-    return taken.to(preferences.dtype) - _probabilities(preferences, available)
+    return (taken.to(preferences.dtype) - _probabilities(preferences, available)).to(preferences.dtype)
 
 
 def linear_score(
@@ -172,12 +173,13 @@ def linear_score(
         >>> linear_score(x, x @ torch.zeros(2, dtype=torch.float64), torch.tensor(0))
         tensor([ 0.3333, -0.6667], dtype=torch.float64)
     """
-    row_score = score(preferences, actions, available=available)
+    _check_arguments(preferences, available)
+    row_score = score(wide(preferences), actions, available=available)
     _check_features(features, preferences)
     if available is not None:
         features = torch.where(available.unsqueeze(-1), features, 0.0)
     # ∇_θ ln π(a|s) = Σ_b [1{a = b} − π(b|s)] x(s,b)
-    return torch.einsum("...b,...bd->...d", row_score, features)
+    return torch.einsum("...b,...bd->...d", row_score, wide(features)).to(preferences.dtype)
 
 
 def fisher_information(
@@ -207,9 +209,13 @@ def fisher_information(
         tensor([[ 0.2500, -0.2500],
                 [-0.2500,  0.2500]], dtype=torch.float64)
     """
-    policy = softmax_policy(preferences, available=available)
+    _check_arguments(preferences, available)
+    policy = _probabilities(preferences, available)
     # ∂π(a)/∂h(b) = π(a) 1{a = b} − π(a) π(b)
-    return torch.diag_embed(policy) - policy.unsqueeze(-1) * policy.unsqueeze(-2)
+    products = policy.unsqueeze(-1) * policy.unsqueeze(-2)
+    # π(a) (1 − π(a)) is what the rest of the row adds up to: 1 − π(a) itself has no digits left where π(a) is near 1.
+    others = products - torch.diag_embed(products.diagonal(dim1=-2, dim2=-1))
+    return (torch.diag_embed(others.sum(-1)) - others).to(preferences.dtype)
 
 
 def entropy(
@@ -240,7 +246,7 @@ def entropy(
     policy = _probabilities(preferences, available)
     log_policy = _log_probabilities(preferences, available).masked_fill(policy == 0, 0.0)
     # H(π) = Σ_a π(a|s) (−ln π(a|s))
-    return (policy * -log_policy).sum(-1)
+    return (policy * -log_policy).sum(-1).to(preferences.dtype)
 
 
 @runtime_checkable
@@ -355,7 +361,7 @@ class SoftmaxPolicy(nn.Module, ABC):
         r"""The mask of :math:`\mathcal{A}(s)` of each state; None if the policy was built without one."""
         if self._mask is None:
             return None
-        rows = self._mask[states]
+        rows = self._mask[self._state_numbers(states)]
         if not is_traced(rows):
             rows.terminal = ~rows.any(-1)  # type: ignore[attr-defined]  # the constructor accepted no other empty row
         return rows
@@ -397,14 +403,9 @@ class SoftmaxPolicy(nn.Module, ABC):
         uniforms = torch.rand(policy.shape[:-1], generator=generator, dtype=torch.float64, device=policy.device)
         return _inverse_distribution(policy, uniforms)
 
-    def _check_state_numbers(self, states: Tensor) -> None:
-        check_integer_tensor("states", states)
+    def _state_numbers(self, states: Tensor) -> Tensor:
         assert self.n_states is not None
-        if is_traced(states):
-            return
-        bad = (states < 0) | (states >= self.n_states)
-        if bad.any():
-            raise ValueError(f"states is {states[bad][0].item()}{_at(bad)}, outside 0 to {self.n_states - 1}")
+        return as_indices("states", states, self.n_states)
 
 
 class TabularPolicy(SoftmaxPolicy):
@@ -481,8 +482,7 @@ class TabularPolicy(SoftmaxPolicy):
 
     def preferences(self, states: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch A"]:
         r""":math:`h_\theta(s, \cdot)`: the row of parameters of each state."""
-        self._check_state_numbers(states)
-        return self.theta[states]
+        return self.theta[self._state_numbers(states)]
 
 
 class LinearPolicy(SoftmaxPolicy):
@@ -537,8 +537,8 @@ class LinearPolicy(SoftmaxPolicy):
 
     def preferences(self, states: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch A"]:
         r""":math:`h_\theta(s, \cdot) = \theta^\top x(s, \cdot)` of each state; 0 for masked actions."""
-        self._check_state_numbers(states)
-        return self.features[states] @ self.theta
+        features = wide(self.features[self._state_numbers(states)])
+        return (features @ wide(self.theta)).to(self.theta.dtype)
 
 
 class NeuralPolicy(SoftmaxPolicy):
@@ -617,8 +617,7 @@ class NeuralPolicy(SoftmaxPolicy):
 
     def _inputs(self, states: Tensor) -> Tensor:
         if self.features is not None:
-            self._check_state_numbers(states)
-            return self.features[states]
+            return self.features[self._state_numbers(states)]
         check_floating("states", states)
         check_trailing_shape("states", states, (self.n_inputs,))
         check_same_kind("states", states, "the policy", next(self.network.parameters()))
@@ -627,15 +626,16 @@ class NeuralPolicy(SoftmaxPolicy):
 
 
 def _probabilities(preferences: Tensor, available: Tensor | None) -> Tensor:
+    """π in at least float32: a half cannot hold the sum of many exponentials."""
     if available is None:
-        return torch.softmax(preferences, -1)
-    return torch.softmax(_restricted(preferences, available), -1).masked_fill(~available, 0.0)
+        return torch.softmax(wide(preferences), -1)
+    return torch.softmax(wide(_restricted(preferences, available)), -1).masked_fill(~available, 0.0)
 
 
 def _log_probabilities(preferences: Tensor, available: Tensor | None) -> Tensor:
     if available is None:
-        return torch.log_softmax(preferences, -1)
-    return torch.log_softmax(_restricted(preferences, available), -1).masked_fill(~available, -math.inf)
+        return torch.log_softmax(wide(preferences), -1)
+    return torch.log_softmax(wide(_restricted(preferences, available)), -1).masked_fill(~available, -math.inf)
 
 
 def _restricted(preferences: Tensor, available: Tensor) -> Tensor:
@@ -697,17 +697,13 @@ def _check_preferences(preferences: Tensor, available: Tensor | None) -> None:
 
 def _one_hot(actions: Tensor, support: Tensor) -> Tensor:
     """Where the action taken is, as booleans; checks that it can be taken."""
-    check_integer_tensor("actions", actions)
+    actions = as_indices("actions", actions, support.shape[-1])
     check_same_device("actions", actions, "preferences", support)
     _check_broadcasts("actions", actions.shape, "preferences", support.shape[:-1])
-    n_actions = support.shape[-1]
-    taken = (actions.unsqueeze(-1) == torch.arange(n_actions, device=actions.device)) & support
+    taken = (actions.unsqueeze(-1) == torch.arange(support.shape[-1], device=actions.device)) & support
     if is_traced(actions, support):
         return taken
     actions = actions.expand(taken.shape[:-1])
-    bad = (actions < 0) | (actions >= n_actions)
-    if bad.any():
-        raise ValueError(f"actions is {actions[bad][0].item()}{_at(bad)}, outside 0 to {n_actions - 1}")
     bad = ~taken.any(-1) & support.any(-1)
     if bad.any():
         raise ValueError(f"actions is {actions[bad][0].item()}{_at(bad)}, an action of probability 0: it has no score")

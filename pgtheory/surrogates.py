@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pgtheory import _checks, _ratios
 from pgtheory._masks import mean_taken, taken
+from pgtheory._precision import wide
 from pgtheory.mdp import FiniteMDP, check_policy
 from pgtheory.policy_gradient import discounted_visitation, performance
 from pgtheory.returns import discount_factors
@@ -109,7 +110,8 @@ def importance_ratios(
     """
     log_ratio = _ratios.log_ratio(log_probs, old_log_probs, mask)
     mask = torch.ones_like(log_ratio, dtype=torch.bool) if mask is None else mask
-    return torch.where(mask, _ratios.at_level(log_ratio, mask, level).exp(), 0.0)
+    ratios = _ratios.at_level(log_ratio, mask, level).exp()
+    return torch.where(mask, ratios, 0.0).to(log_probs.dtype)
 
 
 def effective_sample_size(weights: Float[Tensor, "*batch N"]) -> Float[Tensor, "*batch"]:
@@ -142,9 +144,10 @@ def effective_sample_size(weights: Float[Tensor, "*batch N"]) -> Float[Tensor, "
     if not _checks.is_traced(weights) and (negative := weights < 0).any():
         raise ValueError(f"weights is negative at {_checks.first_place(negative)}")
     # The ratio does not depend on the scale; the largest weight as unit keeps the squares from over- or underflowing.
-    largest = weights.amax(-1, keepdim=True)
-    scaled = weights / torch.where(largest > 0, largest, 1.0)
-    return scaled.sum(-1).square() / torch.where(largest.squeeze(-1) > 0, scaled.square().sum(-1), 1.0)
+    largest = wide(weights).amax(-1, keepdim=True)
+    scaled = wide(weights) / torch.where(largest > 0, largest, 1.0)
+    size = scaled.sum(-1).square() / torch.where(largest.squeeze(-1) > 0, scaled.square().sum(-1), 1.0)
+    return size.to(weights.dtype)
 
 
 def off_policy_loss(
@@ -191,14 +194,14 @@ def off_policy_loss(
         >>> off_policy_loss(torch.tensor([[0.25, 0.75]]).log(), old, torch.tensor([[1.0, 8.0]]), 0.5)
         tensor(-3.5000)
     """
-    ratios = importance_ratios(log_probs, old_log_probs, level="prefix", mask=mask)
+    log_ratio = _ratios.log_ratio(log_probs, old_log_probs, mask)
     _checks.check_like("rewards", rewards, "log_probs", log_probs, mask)
     _check_some("log_probs", log_probs)
     gamma = _checks.check_gamma(gamma)
-    factors = discount_factors(gamma, rewards.shape[-1], dtype=rewards.dtype, device=rewards.device)
+    factors = discount_factors(gamma, rewards.shape[-1], dtype=log_ratio.dtype, device=rewards.device)
     # γ^t ρ_{0:t} R_{t+1}
-    terms = ratios * factors * taken(rewards.detach(), mask)
-    return -terms.sum(-1).mean()
+    terms = _ratios.weighted(log_ratio.cumsum(-1), factors * taken(rewards.detach(), mask))
+    return -terms.sum(-1).mean().to(log_probs.dtype)
 
 
 def performance_difference(
@@ -233,7 +236,7 @@ def performance_difference(
         tensor(0.2500, dtype=torch.float64)
     """
     gain = _expected_gain(mdp, policy, old_policy, gamma)
-    return (discounted_visitation(mdp, policy, gamma) * gain).sum(-1)
+    return (wide(discounted_visitation(mdp, policy, gamma)) * gain).sum(-1).to(mdp.dtype)
 
 
 def surrogate_objective(
@@ -270,7 +273,8 @@ def surrogate_objective(
     """
     old_policy = old_policy.detach() if isinstance(old_policy, Tensor) else old_policy
     gain = _expected_gain(mdp, policy, old_policy, gamma)
-    return performance(mdp, old_policy, gamma) + gain @ discounted_visitation(mdp, old_policy, gamma)
+    difference = gain @ wide(discounted_visitation(mdp, old_policy, gamma))
+    return performance(mdp, old_policy, gamma) + difference.to(mdp.dtype)
 
 
 def clipped_surrogate(
@@ -313,7 +317,7 @@ def clipped_surrogate(
     """
     log_ratio = _ratios.log_ratio(log_probs, old_log_probs, None)
     _checks.check_like("advantages", advantages, "log_probs", log_probs, None)
-    return _ratios.clipped(log_ratio, advantages.detach(), *_ratios.checked_clip(clip))
+    return _ratios.clipped(log_ratio, advantages.detach(), *_ratios.checked_clip(clip)).to(log_probs.dtype)
 
 
 def ppo_clip_loss(
@@ -367,11 +371,11 @@ def ppo_clip_loss(
     _checks.check_like("advantages", advantages, "log_probs", log_probs, mask)
     objective = _ratios.clipped(log_ratio, taken(advantages.detach(), mask), *_ratios.checked_clip(clip))
     if average == "steps":
-        return -masked_mean(objective, mask)
+        return -masked_mean(objective, mask).to(log_probs.dtype)
     if average != "episodes":
         raise ValueError(f"average is {average!r}, expected 'steps' or 'episodes'")
     _check_some("log_probs", log_probs)
-    return -taken(objective, mask).sum(-1).mean()
+    return -taken(objective, mask).sum(-1).mean().to(log_probs.dtype)
 
 
 def kl_estimate(
@@ -419,18 +423,20 @@ def kl_estimate(
     """
     log_r = -_ratios.log_ratio(log_probs, ref_log_probs, mask, "ref_log_probs")
     if kind == "k1":
-        return -log_r
-    if kind == "k2":
-        return log_r.square() / 2
-    if kind == "k3":
-        return torch.expm1(log_r) - log_r  # near r = 1 the rounding of exp would exceed the result
-    raise ValueError(f"kind is {kind!r}, expected 'k1', 'k2' or 'k3'")
+        estimate = -log_r
+    elif kind == "k2":
+        estimate = log_r.square() / 2
+    elif kind == "k3":
+        estimate = torch.expm1(log_r) - log_r  # near r = 1 the rounding of exp would exceed the result
+    else:
+        raise ValueError(f"kind is {kind!r}, expected 'k1', 'k2' or 'k3'")
+    return estimate.to(log_probs.dtype)
 
 
 def _expected_gain(mdp: FiniteMDP, policy: Tensor, old_policy: Tensor, gamma: float) -> Tensor:
     """Σ_a π(a|s) A_old(s, a) in each state, 0 in terminal states."""
     check_policy(mdp, policy)
-    gain = (policy * exact_advantages(mdp, old_policy, gamma)).sum(-1)
+    gain = wide(policy * exact_advantages(mdp, old_policy, gamma)).sum(-1)
     return torch.where(mdp.terminal, 0.0, gain)
 
 

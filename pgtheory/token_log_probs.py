@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pgtheory import _checks
+from pgtheory._precision import wide
 
 __all__ = [
     "projected_token_log_probs",
@@ -52,10 +53,10 @@ def token_log_probs(logits: Float[Tensor, "*batch V"], tokens: Int[Tensor, "*bat
     """
     _checks.check_floating("logits", logits)
     _checks.check_at_least_1d("logits", logits, "the vocabulary")
-    _check_tokens(tokens, logits.shape, "logits", logits)
+    tokens = _checked_tokens(tokens, logits.shape, "logits", logits)
     if _checks.is_traced(logits, tokens):
         return _plain_token_log_probs(logits, tokens)
-    log_probs, log_normalizer = _apply(_TokenLogProbs, logits, tokens.long())
+    log_probs, log_normalizer = _apply(_TokenLogProbs, logits, tokens)
     _check_normalizers("logits", log_normalizer)
     return log_probs
 
@@ -92,10 +93,10 @@ def projected_token_log_probs(
     _checks.check_at_least_1d("hidden", hidden, "the hidden state")
     if weight.ndim != 2 or weight.shape[1] != hidden.shape[-1]:
         raise ValueError(f"weight has shape {list(weight.shape)}, expected [V, {hidden.shape[-1]}]")
-    _check_tokens(tokens, (*hidden.shape[:-1], weight.shape[0]), "hidden", hidden)
+    tokens = _checked_tokens(tokens, (*hidden.shape[:-1], weight.shape[0]), "hidden", hidden)
     if _checks.is_traced(hidden, weight, tokens):
         return _plain_token_log_probs(hidden @ weight.T, tokens)
-    log_probs, log_normalizer = _apply(_ProjectedTokenLogProbs, hidden, weight, tokens.long())
+    log_probs, log_normalizer = _apply(_ProjectedTokenLogProbs, hidden, weight, tokens)
     _check_normalizers("hidden @ weight.T", log_normalizer)
     return log_probs
 
@@ -190,22 +191,21 @@ def _logit_slopes(rows: Tensor, tokens: Tensor, normalizers: Tensor, slopes: Ten
 
 
 def _plain_token_log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
-    return torch.log_softmax(logits, -1).gather(-1, tokens.long().unsqueeze(-1)).squeeze(-1)
+    log_probs = torch.log_softmax(wide(logits), -1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    return log_probs.to(logits.dtype)
 
 
 def _plain_slope(logits: Tensor, tokens: Tensor, slope: Tensor) -> Tensor:
     one_hot = torch.nn.functional.one_hot(tokens, logits.shape[-1])
-    return slope.unsqueeze(-1) * (one_hot - torch.softmax(logits, -1))
+    return (slope.unsqueeze(-1) * (one_hot - torch.softmax(wide(logits), -1))).to(logits.dtype)
 
 
-def _check_tokens(tokens: Tensor, shape: tuple[int, ...], name: str, other: Tensor) -> None:
+def _checked_tokens(tokens: Tensor, shape: tuple[int, ...], name: str, other: Tensor) -> Tensor:
     _checks.check_integer_tensor("tokens", tokens)
     _checks.check_same_device("tokens", tokens, name, other)
     if tokens.shape != shape[:-1]:
         raise ValueError(f"tokens has shape {list(tokens.shape)}, expected {list(shape[:-1])}: one for each row")
-    if not _checks.is_traced(tokens) and (bad := (tokens < 0) | (tokens >= shape[-1])).any():
-        place = _checks.first_place(bad)
-        raise ValueError(f"tokens is {tokens[bad][0].item()} at {place}, outside the vocabulary 0..{shape[-1] - 1}")
+    return _checks.as_indices("tokens", tokens, shape[-1], within="in the vocabulary")
 
 
 def _check_normalizers(name: str, log_normalizer: Tensor) -> None:

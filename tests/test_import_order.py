@@ -13,7 +13,7 @@ PACKAGE = ROOT / "pgtheory"
 
 # Chapter by chapter; a private module belongs to the chapter of the public one that it helps.
 ORDER = [
-    ["_checks", "_masks"],
+    ["_checks", "_precision", "_masks"],
     ["mdp", "_gymnasium", "_tables", "gallery", "trajectories"],
     ["returns"],
     ["_krylov", "value_functions"],

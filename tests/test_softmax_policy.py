@@ -699,8 +699,8 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "actions floats": (lambda: score(H, A.double()), TypeError, "actions must hold integers, not torch.float64"),
     "actions booleans": (lambda: score(H, A.bool()), TypeError, "actions must hold integers, not torch.bool"),
     "actions a number": (lambda: score(H, 1), TypeError, "actions must be a torch.Tensor, not int"),
-    "actions too large": (lambda: score(H, A + 2), ValueError, r"actions is 3 at \[1\], outside 0 to 2"),
-    "actions negative": (lambda: score(H, A - 1), ValueError, r"actions is -1 at \[0\], outside 0 to 2"),
+    "actions too large": (lambda: score(H, A + 2), ValueError, r"actions is 3 at \[1\], not in 0..2"),
+    "actions negative": (lambda: score(H, A - 1), ValueError, r"actions is -1 at \[0\], not in 0..2"),
     "actions unavailable": (
         lambda: score(H, A, available=torch.tensor([True, False, True])),
         ValueError,
@@ -778,9 +778,9 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "state too large": (
         lambda: TabularPolicy(2, 2).log_probs(torch.tensor([[0, 2]])),
         ValueError,
-        r"states is 2 at \[0, 1\], outside 0 to 1",
+        r"states is 2 at \[0, 1\], not in 0..1",
     ),
-    "state negative": (lambda: TabularPolicy(2, 2).sample(A - 1), ValueError, r"states is -1 at \[0\], outside"),
+    "state negative": (lambda: TabularPolicy(2, 2).sample(A - 1), ValueError, r"states is -1 at \[0\], not in 0..1"),
     "state a float": (lambda: TabularPolicy(2, 2).preferences(H), TypeError, "states must hold integers"),
     "observation of another length": (
         lambda: NeuralPolicy(4, 2).preferences(H),

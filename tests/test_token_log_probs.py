@@ -106,7 +106,7 @@ BAD: list[tuple[str, Callable[[], object], type[Exception], str]] = [
         "tokens-range",
         lambda: token_log_probs(X, torch.tensor([0, 3])),
         ValueError,
-        r"tokens is 3 at \[1\], outside the vocabulary 0..2",
+        r"tokens is 3 at \[1\], not in the vocabulary 0..2",
     ),
     (
         "tokens-shape",
