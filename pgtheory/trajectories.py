@@ -8,12 +8,17 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from pgtheory import _checks
+from pgtheory._precision import wide
 from pgtheory.mdp import FiniteMDP, Outcomes, check_policy
 
 __all__ = ["Trajectories", "at_steps", "enumerate_trajectories", "sample_trajectories", "trajectory_probabilities"]
 
 # An enumeration of more trajectories times steps than this is refused.
 ENUMERATION_LIMIT = 10_000_000
+# Sampled trajectories are padded to the horizon if that makes at most this many steps, else to the longest of them.
+PADDING_LIMIT = 2**25
+# How many steps of each trajectory there is room for at first; the room doubles as trajectories grow.
+ROOM_AT_FIRST = 256
 
 
 class Trajectories(NamedTuple):
@@ -84,10 +89,12 @@ def sample_trajectories(
         generator: the source of randomness, on the device of the MDP.
 
     Returns:
-        The trajectories, with exactly T columns. With the same generator state, a longer horizon extends them.
+        The trajectories, with exactly T columns; where n · T is more than 33 million (2^25), with as many columns as
+        the longest of them has steps, so that a horizon that is never reached costs nothing. With the same generator
+        state, a longer horizon extends them.
 
     Raises:
-        ValueError: if `n` or `horizon` is less than 1, if `policy` is no policy of `mdp`, or if `generator` is on
+        ValueError: if `n` or `horizon` is less than 1 or `n` more than 2^31, if `policy` is no policy of `mdp`, or if `generator` is on
             another device.
         TypeError: if `policy` is not a tensor of floats of the MDP's dtype.
 
@@ -107,27 +114,36 @@ def sample_trajectories(
     tables = _tables_by_time(mdp, policy, horizon).detach()
     _check_generator(generator, mdp)
     uniforms = partial(torch.rand, generator=generator, dtype=torch.float64, device=mdp.device)
+    _checks.check_room("sample_trajectories", n)
     start, live = _draw_starts(mdp, uniforms(n)), ~mdp.terminal
-    states = torch.cat([start[:, None], start.new_full((n, horizon), -1)], 1)  # -1: not visited
-    actions, rewards = states.new_zeros(n, horizon), mdp.rewards.new_zeros(n, horizon)
-    flat_states, flat_actions, flat_rewards = states.view(-1), actions.view(-1), rewards.view(-1)
+    room = min(horizon, ROOM_AT_FIRST)
+    columns = start[:, None], start.new_zeros(n, 0), mdp.rewards.new_zeros(n, 0)
+    states, actions, rewards = _with_room(columns, room)
     row = live[start].nonzero().squeeze(1)
-    place, state = row * horizon, start[row]  # of A_t in the flat table of actions
+    place, state = row * room, start[row]  # of A_t in the flat table of actions
     for t in range(horizon if len(row) else 0):
+        if t == room:
+            room = min(horizon, 2 * room)
+            states, actions, rewards = _with_room((states, actions, rewards), room)
+            place = row * room + t
         if t < len(tables):
             events = _with_buckets(_events(mdp, tables[t]), budget=4 * n)
             next_state, action, reward = _columns_of_events(mdp, events)
         event = events.draw(state, uniforms(len(row)))
         state = next_state.index_select(0, event)
-        flat_actions.scatter_(0, place, action.index_select(0, event))
-        flat_rewards.scatter_(0, place, reward.index_select(0, event))
+        actions.view(-1).scatter_(0, place, action.index_select(0, event))
+        rewards.view(-1).scatter_(0, place, reward.index_select(0, event))
         place = place + 1
-        flat_states.scatter_(0, place + row, state)  # each row of states has one entry more
+        states.view(-1).scatter_(0, place + row, state)  # each row of states has one entry more
         going = live.index_select(0, state).nonzero().squeeze(1)
         if len(going) < len(row):
             row, place, state = (x.index_select(0, going) for x in (row, place, state))
             if len(row) == 0:
                 break
+    longest = max(1, int((states[:, 1:] >= 0).any(0).sum()))
+    states, actions, rewards = _with_room(
+        (states, actions, rewards), horizon if n * horizon <= PADDING_LIMIT else longest
+    )
     mask = states[:, 1:] >= 0
     terminated = mdp.terminal[_repeat_last_state(states, mask)]
     return Trajectories(states, actions, rewards, mask, terminated, ~terminated)
@@ -203,7 +219,8 @@ def trajectory_probabilities(
 
     Raises:
         ValueError: if `policy` is no policy of `mdp`, or if a state or an action of a step is out of range.
-        TypeError: if `policy` is not a tensor of floats of the MDP's dtype.
+        TypeError: if `policy` or the rewards are not floats of the MDP's dtype: a reward that was rounded to another
+            is none of the MDP's.
 
     Source:
         Sutton and Barto, *Reinforcement Learning: An Introduction*, 2nd ed., 2018, eq. (3.2); section 5.5 has the
@@ -218,7 +235,12 @@ def trajectory_probabilities(
         tensor([0.5000, 0.5000], dtype=torch.float64)
     """
     check_policy(mdp, policy)
-    _check_places(mdp, trajectories)
+    _checks.check_floating("trajectories.rewards", trajectories.rewards)
+    _checks.check_same_kind("trajectories.rewards", trajectories.rewards, "mdp", mdp.rewards)
+    visited = torch.nn.functional.pad(trajectories.mask, (1, 0), value=True)
+    states = _checks.as_indices("trajectories.states", trajectories.states, mdp.n_states, visited, axes="nt")
+    _steps(trajectories, mdp.n_states, mdp.n_actions)
+    trajectories = trajectories._replace(states=states, actions=trajectories.actions.long())
     return _probabilities(mdp, at_steps(policy, trajectories), _dynamics_at_steps(mdp, trajectories), trajectories)
 
 
@@ -238,8 +260,8 @@ def at_steps(table: Float[Tensor, "*batch S A"], trajectories: Trajectories) -> 
         `[*batch, N, T]`, differentiable in `table`.
 
     Raises:
-        ValueError: if `table` has fewer than two axes.
-        TypeError: if `table` is not a tensor of floats.
+        ValueError: if `table` has fewer than two axes, or no row or column for a state or an action of a step.
+        TypeError: if `table` is not a tensor of floats; if states or actions are not integers.
 
     Source:
         Sutton and Barto, *Reinforcement Learning: An Introduction*, 2nd ed., 2018, section 13.3, where every sum over
@@ -256,8 +278,8 @@ def at_steps(table: Float[Tensor, "*batch S A"], trajectories: Trajectories) -> 
     _checks.check_floating("table", table)
     if table.ndim < 2:
         raise ValueError(f"table has shape {list(table.shape)}, expected [..., S, A]")
-    mask = trajectories.mask
-    states, actions = (torch.where(mask, x, 0) for x in (trajectories.states[:, :-1], trajectories.actions))
+    mask, shape = trajectories.mask, table.shape[-2:]
+    states, actions = _steps(trajectories, *shape)
     return torch.where(mask, table[..., states, actions], 0.0)
 
 
@@ -331,6 +353,17 @@ def _draw_starts(mdp: FiniteMDP, u: Float[Tensor, "n"]) -> Int[Tensor, "n"]:
     return state[torch.searchsorted(right_edge, u, right=True).clamp(max=len(state) - 1)]
 
 
+def _with_room(columns: tuple[Tensor, Tensor, Tensor], room: int) -> tuple[Tensor, Tensor, Tensor]:
+    """States, actions and rewards with `room` steps: extended by states that are not visited (-1), or cut off."""
+    extra = room - columns[1].shape[1]
+    if extra == 0:
+        return columns
+    states, actions, rewards = (
+        torch.nn.functional.pad(x, (0, extra), value=value) for x, value in zip(columns, (-1, 0, 0), strict=True)
+    )
+    return states.contiguous(), actions.contiguous(), rewards.contiguous()
+
+
 def _repeat_last_state(states: Int[Tensor, "N T+1"], mask: Bool[Tensor, "N T"]) -> Int[Tensor, "N"]:
     """Fill `states` after the end of each trajectory with its last state, in place, and return that."""
     final = states.gather(1, mask.sum(-1, keepdim=True))
@@ -360,14 +393,15 @@ def _next_level(mdp: FiniteMDP, events: _Events, state: Int[Tensor, "M"]) -> _Le
 def _paths(levels: list[_Level], horizon: int) -> tuple[Int[Tensor, "N T+1"], Int[Tensor, "N T"]]:
     """The states and the outcomes along each trajectory of the last level, traced back to the first."""
     place = torch.arange(len(levels[-1].state), device=levels[-1].state.device)
-    idle = horizon + 1 - len(levels)
-    states, outcomes = [levels[-1].state] * idle, [torch.full_like(place, -1)] * idle
+    states, outcomes = list[Tensor](), [place[:, None].new_full((len(place), horizon + 1 - len(levels)), -1)]
     for level in reversed(levels):
         states.append(level.state[place])
         if level.parent is not None and level.outcome is not None:
-            outcomes.append(level.outcome[place])
+            outcomes.append(level.outcome[place][:, None])
             place = level.parent[place]
-    return torch.stack(states[::-1], -1), torch.stack(outcomes[::-1], -1)
+    path = torch.stack(states[::-1], -1)
+    idle = path[:, -1:].expand(-1, horizon + 1 - len(levels))
+    return torch.cat([path, idle], -1), torch.cat(outcomes[::-1], -1)
 
 
 def _extended(column: Shaped[Tensor, "K"], value: float = 0) -> Shaped[Tensor, "K+1"]:
@@ -376,8 +410,8 @@ def _extended(column: Shaped[Tensor, "K"], value: float = 0) -> Shaped[Tensor, "
 
 def _probabilities(mdp: FiniteMDP, chosen: Tensor, dynamics: Tensor, trajectories: Trajectories) -> Tensor:
     # Pr(τ) = μ(S_0) Π_t π(A_t|S_t) p(S_{t+1}, R_{t+1}|S_t, A_t)
-    factors = torch.where(trajectories.mask, chosen * dynamics, 1.0)
-    return mdp.initial[trajectories.states[:, 0]] * factors.prod(-1)
+    factors = torch.where(trajectories.mask, wide(chosen) * wide(dynamics), 1.0)
+    return (wide(mdp.initial)[trajectories.states[:, 0]] * factors.prod(-1)).to(mdp.dtype)
 
 
 def _dynamics_at_steps(mdp: FiniteMDP, trajectories: Trajectories) -> Float[Tensor, "N T"]:
@@ -411,16 +445,15 @@ def _check_generator(generator: torch.Generator | None, mdp: FiniteMDP) -> None:
         raise ValueError(f"generator is on {generator.device} but mdp is on {mdp.device}: make one for that device")
 
 
-def _check_places(mdp: FiniteMDP, trajectories: Trajectories) -> None:
-    visited = torch.nn.functional.pad(trajectories.mask, (1, 0), value=True)
-    for name, index, where, size in (
-        ("states", trajectories.states, visited, mdp.n_states),
-        ("actions", trajectories.actions, trajectories.mask, mdp.n_actions),
-    ):
-        bad = where & ((index < 0) | (index >= size))
-        if bad.any():
-            place = _checks.first_place(bad, "nt")
-            raise ValueError(f"trajectories.{name} is {int(index[bad][0])} at {place}, not in 0..{size - 1}")
+def _steps(trajectories: Trajectories, n_states: int, n_actions: int) -> tuple[Tensor, Tensor]:
+    """The states and the actions of the steps that were taken, 0 at padding."""
+    columns = (
+        ("trajectories.states", trajectories.states[..., :-1], n_states),
+        ("trajectories.actions", trajectories.actions, n_actions),
+    )
+    mask = trajectories.mask
+    first, second = (torch.where(mask, _checks.as_indices(*column, mask, axes="nt"), 0) for column in columns)
+    return first, second
 
 
 def _check_enumerable(mdp: FiniteMDP, events: list[_Events], horizon: int) -> None:
