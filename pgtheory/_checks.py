@@ -162,14 +162,14 @@ def check_gamma(gamma: object) -> float:
     return check_unit_interval("gamma", gamma)
 
 
-def check_count(name: str, value: object, *, at_least: int = 1, at_most: int | None = None) -> int:
+def check_count(name: str, value: object, *, at_least: int = 1, at_most: int = 2**63 - 1) -> int:
     """Return `value` as an int; raise unless it is an integer (`TypeError`) within the bounds (`ValueError`)."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be an integer, not {type(value).__name__}")
     number = operator.index(value)
     if number < at_least:
-        raise ValueError(f"{name} must be at least {at_least}, not {number}")
-    if at_most is not None and number > at_most:
+        raise ValueError(f"{name} must be at least {at_least}, not {_digits(number)}")
+    if number > at_most:
         raise ValueError(f"{name} must be at most {at_most:,}, not {_digits(number)}")
     return number
 
@@ -183,7 +183,8 @@ def check_room(what: str, *sizes: int, limit: int = ROOM) -> None:
 
 def _digits(number: int) -> str:
     """A count as text; one of very many digits by its order of magnitude."""
-    return f"{number:,}" if number.bit_length() < 64 else f"about 2^{number.bit_length() - 1}"
+    sign = "-" if number < 0 else ""
+    return f"{number:,}" if number.bit_length() < 64 else f"about {sign}2^{number.bit_length() - 1}"
 
 
 def probability_tolerance(dtype: torch.dtype) -> float:

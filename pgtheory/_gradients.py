@@ -1,25 +1,79 @@
 """Gradients of losses of trajectories: by the log-probabilities, and from there by a table of preferences."""
 
+import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from pgtheory._precision import wide
 from pgtheory.trajectories import Trajectories
 
 
 def add_up(trajectories: Trajectories, weights: Tensor, policy: Tensor) -> Tensor:
     """For each row of `weights`, `[..., T]`, the table `[..., S, A]` of the sums over the steps at (s, a)."""
     cell = trajectories.states[..., :-1] * policy.shape[-1] + trajectories.actions
-    sums = weights.new_zeros(*weights.shape[:-1], policy.numel())
-    sums = sums.scatter_add(-1, cell, torch.where(trajectories.mask, weights, 0.0))
+    weights = wide(torch.where(trajectories.mask, weights, 0.0))
+    sums = weights.new_zeros(*weights.shape[:-1], policy.numel()).scatter_add(-1, cell, weights)
     return sums.view(*weights.shape[:-1], *policy.shape)
 
 
 def log_policy_gradient(policy: Tensor, weights: Tensor) -> Tensor:
     """The gradient by h of Σ_{s,a} w(s, a) ln π(a|s), for each table of weights."""
     # Σ_b w(s, b) (1{a = b} − π(a|s))
-    return weights - policy * weights.sum(-1, keepdim=True)
+    return closed(weights - policy * weights.sum(-1, keepdim=True), policy)
+
+
+def closed(rows: Tensor, policy: Tensor) -> Tensor:
+    """Rows of a gradient by preferences, which sum to 0: that of the likeliest action is minus the sum of the others.
+
+    Beside a policy that is nearly certain the others are small and have all their digits; this entry, a difference of
+    numbers of the size of the values, would be rounding alone.
+    """
+    actions = torch.arange(policy.shape[-1], device=policy.device)
+    likeliest = policy.detach().argmax(-1, keepdim=True) == actions
+    others = torch.where(likeliest, 0.0, rows)
+    return torch.where(likeliest, 0.0 - others.sum(-1, keepdim=True), others)
+
+
+class Comparison(NamedTuple):
+    """How far a mean direction of ascent is from the exact gradient; the angle is in degrees."""
+
+    bias: float
+    angle: float
+    length: float
+
+
+def compare(mean: Tensor, target: Tensor, rounding: float) -> Comparison:
+    """Compare a mean direction with the exact gradient, whose rounding error has at most the norm `rounding`.
+
+    A vector that is no longer than its rounding error has no direction: then the angle is NaN, and if it is the
+    gradient, the ratio of the lengths too.
+    """
+    length, goal = norm(mean), norm(target)
+    known, moves = goal > rounding, length > rounding
+    angle = math.nan
+    if known and moves:
+        u, v = mean / length, target / goal
+        # Not the arc cosine, which cannot tell angles below 1e-8 from 0.
+        angle = math.degrees(2 * math.atan2(norm(u - v), norm(u + v)))
+    return Comparison(norm(mean - target), angle, length / goal if known else math.nan)
+
+
+def norm(x: Tensor) -> float:
+    """The Euclidean norm, in units of the largest entry: the squares of small numbers are 0."""
+    unit = float(x.abs().max())
+    return unit * float((x.double() / unit).norm()) if unit > 0 else 0.0
+
+
+def rounding_of_gradient(visitation: Tensor, policy: Tensor, action_values: Tensor) -> float:
+    """A bound of the norm of the rounding error in η(s) π(a|s) A(s, a), in the dtype of the policy.
+
+    16 eps times the largest action value times the expected number of steps stands for the error of an advantage.
+    """
+    error = 16 * torch.finfo(policy.dtype).eps * float(action_values.abs().max()) * max(1.0, float(visitation.sum()))
+    return error * norm(closed(visitation.unsqueeze(-1) * policy, policy))
 
 
 def loss_slopes(loss: Callable[..., Tensor], log_probs: Tensor, rewards: Tensor, gamma: float, mask: Tensor) -> Tensor:

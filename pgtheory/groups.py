@@ -3,6 +3,7 @@ r"""Chapter 8: losses of groups of responses, GRPO and its relatives, and what e
 Losses are to be minimised; gradients flow into `log_probs` alone, as in `pgtheory.surrogates`.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -13,16 +14,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pgtheory import _checks, _ratios
-from pgtheory._gradients import add_up, log_policy_gradient, loss_slopes
+from pgtheory._gradients import add_up, compare, log_policy_gradient, loss_slopes, rounding_of_gradient
 from pgtheory._masks import taken
 from pgtheory._precision import wide
 from pgtheory._tables import check_table
 from pgtheory.mdp import FiniteMDP
-from pgtheory.policy_gradient import BATCH_LIMIT, exact_policy_gradient, expected_gradient
+from pgtheory.policy_gradient import BATCH_LIMIT, discounted_visitation, exact_policy_gradient, expected_gradient
 from pgtheory.reinforce import LedgerRow
 from pgtheory.softmax_policy import log_softmax_policy, softmax_policy
 from pgtheory.surrogates import Clip, kl_estimate, masked_mean
 from pgtheory.trajectories import Trajectories, at_steps, enumerate_trajectories
+from pgtheory.value_functions import action_values
 
 __all__ = [
     "GroupLoss",
@@ -269,7 +271,7 @@ def difficulty_weight(
         raise ValueError(
             f"success is {success[outside][0].item()} at {_checks.first_place(outside)}, not inside (0, 1)"
         )
-    size = _checks.check_count("size", size, at_least=2 if baseline == "leave_one_out" else 1)
+    size = _checks.check_count("size", size, at_least=2 if baseline == "leave_one_out" else 1, at_most=SUCCESSES_LIMIT)
     _check_choices(scale, baseline)
     ddof, eps = _checks.check_count("ddof", ddof, at_least=0), _check_eps(eps)
     _checks.check_room("difficulty_weight", max(1, success.numel()), size, limit=SUCCESSES_LIMIT)
@@ -433,7 +435,10 @@ def group_bias_ledger(
         >>> [(row.name, round(row.length, 4)) for row in rows[:2]]
         [('rloo', 1.0), ('dr_grpo', 0.6667)]
     """
-    target = exact_policy_gradient(mdp, preferences.detach(), 1.0)
+    h = preferences.detach()
+    target = exact_policy_gradient(mdp, h, 1.0)
+    policy = softmax_policy(h, available=mdp.available)
+    rounding = rounding_of_gradient(discounted_visitation(mdp, policy, 1.0), policy, action_values(mdp, policy, 1.0))
     losses = group_loss_variants() if losses is None else losses
     rows = []
     for name, loss in losses.items():
@@ -441,8 +446,10 @@ def group_bias_ledger(
         for weight, prompt in _prompts(mdp):
             for probability, gradient in _group_gradients(loss, prompt, preferences, horizon, size):
                 mean -= weight * torch.einsum("n,nsa->sa", probability, gradient)
-                square += float(weight * (probability @ gradient.flatten(1).square().sum(-1)))
-        rows.append(_ledger_row(name, mean, target, square))
+                square += float(weight * (probability @ (gradient + target).flatten(1).square().sum(-1)))
+        # Var[x] = E‖x − c‖² − ‖E[x] − c‖², whatever c; the nearer to the mean, the more digits are left
+        variance = max(0.0, square - float((mean - target).square().sum()))
+        rows.append(LedgerRow(name, mean, *compare(mean, target, rounding), variance))
     return rows
 
 
@@ -506,37 +513,39 @@ def _group_gradients(
     loss: GroupLoss, mdp: FiniteMDP, preferences: Tensor, horizon: int, size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Chunk by chunk, the probabilities of all groups up to order, and the gradients of their losses."""
-    h, size = preferences.detach(), _checks.check_count("size", size)
+    h, size = preferences.detach(), _checks.check_count("size", size, at_most=BATCH_LIMIT)
     check_table(mdp, "preferences", h, 2)
     policy = softmax_policy(h, available=mdp.available)
     responses, probabilities = enumerate_trajectories(mdp, policy, horizon=horizon)
     log_probs = at_steps(log_softmax_policy(h, available=mdp.available), responses)
-    n_groups = math.comb(len(probabilities) + size - 1, size)
-    if n_groups * size * horizon > BATCH_LIMIT:
-        raise ValueError(f"there are {n_groups:,} groups of {size} responses: make size or horizon smaller")
-    value, numbers = _on_one_group(loss), torch.arange(len(probabilities), device=h.device)
-    for group in torch.split(torch.combinations(numbers, size, with_replacement=True), 2**12):
+    _check_number_of_groups(len(probabilities), size, horizon)
+    value, chunk = _on_one_group(loss), max(1, min(2**12, 2**21 // (size * horizon)))
+    groups = itertools.combinations_with_replacement(range(len(probabilities)), size)
+    while some := list(itertools.islice(groups, chunk)):
+        group = torch.tensor(some, device=h.device)
         drawn = Trajectories(*(field[group] for field in responses))
         slopes = loss_slopes(value, log_probs[group], drawn.rewards, 1.0, drawn.mask)
         weights = log_policy_gradient(policy, add_up(drawn, slopes, policy).sum(1))
-        yield _orders(group) * probabilities[group].prod(-1), weights
+        yield _group_probabilities(group, probabilities), weights
 
 
-def _orders(group: Int[Tensor, "n size"]) -> Float[Tensor, "n"]:
-    """In how many orders each group can be drawn: size! / (m_1! m_2! ...), with m_j equal responses of kind j."""
-    so_far = (group.unsqueeze(-1) == group.unsqueeze(-2)).tril().sum(-1)
-    return math.factorial(group.shape[-1]) / so_far.double().prod(-1)
+def _check_number_of_groups(n: int, size: int, horizon: int) -> None:
+    # There are C(n + K − 1, K) groups, a number that is computed only where its logarithm says that it is short.
+    known = math.lgamma(n + size) - math.lgamma(size + 1) - math.lgamma(n) < 50
+    n_groups = math.comb(n + size - 1, size) if known else 0
+    if not known or n_groups * size * horizon > BATCH_LIMIT:
+        number = f"{n_groups:,}" if known else "more than 10^20"
+        raise ValueError(f"there are {number} groups of {size} responses: make size or horizon smaller")
 
 
-def _ledger_row(name: str, mean: Tensor, target: Tensor, square: float) -> LedgerRow:
-    length, goal = mean.norm(), target.norm()
-    u, v = mean / length, target / goal
-    # Not the arc cosine, which cannot tell angles below 1e-8 from 0.
-    angle = 2 * torch.atan2((u - v).norm(), (u + v).norm())
-    degrees = math.degrees(float(angle))
-    return LedgerRow(
-        name, mean, float((mean - target).norm()), degrees, float(length / goal), square - float(length**2)
-    )
+def _group_probabilities(group: Int[Tensor, "n size"], probabilities: Tensor) -> Float[Tensor, "n"]:
+    """The probability of each sorted group in any order: size! / (m_1! m_2! ...) Π_i p_i, with m_j of the j-th kind."""
+    place = torch.arange(1, group.shape[-1] + 1, device=group.device)
+    begins = torch.nn.functional.pad(group[:, 1:] != group[:, :-1], (1, 0), value=True)
+    so_far = place - torch.where(begins, place, 0).cummax(-1).values + 1
+    # Factor by factor, the product is the probability of the first i responses as a group: it cannot overflow.
+    factors = place / so_far * wide(probabilities)[group]
+    return factors.cumprod(-1)[:, -1]
 
 
 def _checked_beta(beta: object, ref_log_probs: Tensor | None) -> float:

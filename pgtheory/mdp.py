@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pgtheory import _checks
+from pgtheory._precision import wide
 
 if TYPE_CHECKING:
     import gymnasium
@@ -172,7 +173,8 @@ class FiniteMDP:
         p = _tensor(p)
         _checks.check_floating("p", p)
         _check_table_shape("p", p, 4, "[S, A, S, R]")
-        values = torch.as_tensor(rewards, dtype=p.dtype, device=p.device).detach()
+        given = torch.as_tensor(rewards, device=p.device).detach()
+        values = _checked_cast("rewards", given, p.dtype)
         if values.shape != p.shape[3:]:
             raise ValueError(f"rewards has shape {list(values.shape)}, expected [{p.shape[3]}], the last axis of p")
         _checks.check_finite("rewards", values)
@@ -353,6 +355,10 @@ class FiniteMDP:
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
         """The same MDP with its tensors in another dtype or on another device.
 
+        Raises:
+            ValueError: if in `dtype` a reward is infinite or equal to another one, or a positive probability is 0.
+            TypeError: if `dtype` is no floating-point dtype.
+
         Example:
             >>> from pgtheory import gallery
             >>> gallery.recycling_robot().to(dtype=torch.float32).rewards.dtype
@@ -360,6 +366,11 @@ class FiniteMDP:
         """
         if dtype is not None and not dtype.is_floating_point:
             raise TypeError(f"dtype must be a floating-point dtype, not {dtype}")
+        _checked_cast("rewards", self.rewards, dtype)
+        for name, probability in (("probability", self.outcomes.probability), ("initial", self.initial)):
+            lost = (probability > 0) & (probability.to(dtype) == 0)
+            if lost.any():
+                raise ValueError(f"{name} {probability[lost][0].item():.10g} is 0 in {dtype}")
         return replace(
             self,
             rewards=self.rewards.to(device, dtype),
@@ -403,8 +414,9 @@ class FiniteMDP:
             [[[0.0, 1.0]], [[0.0, 0.0]]]
         """
         o = self.outcomes
-        table = self._zeros("transitions", self.n_states, self.n_actions, self.n_states)
-        return table.index_put_((o.state, o.action, o.next_state), o.probability, accumulate=True)
+        table = wide(self._zeros("transitions", self.n_states, self.n_actions, self.n_states))
+        table = table.index_put_((o.state, o.action, o.next_state), wide(o.probability), accumulate=True)
+        return table.to(self.dtype)
 
     def expected_rewards(self) -> Float[Tensor, "S A"]:
         r"""The expected reward :math:`r(s, a) = \sum_{s'} \sum_r r\, p(s', r \mid s, a)`, 0 where not available.
@@ -419,7 +431,8 @@ class FiniteMDP:
             >>> mdp.expected_rewards().tolist()
             [[5.0], [0.0]]
         """
-        return self._row_sums(self.outcomes.probability * self.rewards[self.outcomes.reward_index])
+        rewards = wide(self.rewards)[self.outcomes.reward_index]
+        return self._row_sums(wide(self.outcomes.probability) * rewards).to(self.dtype)
 
     def to_gymnasium(self, *, horizon: int | None = None) -> "gymnasium.Env[Any, Any]":
         """The MDP as a Gymnasium environment, with its table as `P` and the mask of A(s) as `info["action_mask"]`.
@@ -457,8 +470,8 @@ class FiniteMDP:
 
     def _row_sums(self, values: Float[Tensor, "K"]) -> Float[Tensor, "S A"]:
         row = self.outcomes.state * self.n_actions + self.outcomes.action
-        flat = values.new_zeros(self.n_states * self.n_actions)
-        return flat.index_add_(0, row, values).view(self.n_states, self.n_actions)
+        flat = wide(values.new_zeros(self.n_states * self.n_actions))
+        return flat.index_add_(0, row, wide(values)).view(self.n_states, self.n_actions).to(values.dtype)
 
 
 def equiprobable_policy(mdp: FiniteMDP) -> Float[Tensor, "S A"]:
@@ -553,7 +566,32 @@ def _columns(outcomes: Any) -> Columns:
     s, a, s_next, r, p = columns
     dtype = p.dtype if p.is_floating_point() else torch.float64
     indices = [_integers(name, c) for name, c in (("s", s), ("a", a), ("s'", s_next))]
-    return indices[0], indices[1], indices[2], r.detach().to(dtype), p.detach().to(dtype)
+    return (
+        indices[0],
+        indices[1],
+        indices[2],
+        _checked_cast("the rewards of outcomes", r.detach(), dtype),
+        p.detach().to(dtype),
+    )
+
+
+def _checked_cast(name: str, rewards: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """The rewards in another dtype; raise if that makes one infinite or two of them equal."""
+    if dtype is None or dtype == rewards.dtype:
+        return rewards
+    cast = rewards.to(dtype)
+    if torch.promote_types(rewards.dtype, dtype) == dtype:
+        return cast
+    lost = rewards.isfinite() & ~cast.isfinite()
+    if lost.any():
+        raise ValueError(f"{name} hold {rewards[lost][0].item():.10g}, which overflows {dtype}")
+    distinct = torch.unique(rewards + 0.0)
+    same = distinct.to(dtype).diff() == 0
+    if same.any():
+        k = int(same.nonzero()[0])
+        first, second = (x.item() for x in distinct[k : k + 2])
+        raise ValueError(f"{name} hold {first:.17g} and {second:.17g}, which are one number in {dtype}")
+    return cast
 
 
 def _columns_of_tuples(rows: list[Sequence[float]]) -> list[Tensor]:
@@ -599,7 +637,7 @@ def _check_probabilities(columns: Columns) -> None:
 
 def _check_row_sums(columns: Columns, n_states: int, n_actions: int) -> None:
     row, p = columns[0] * n_actions + columns[1], columns[4]
-    total = p.new_zeros(n_states * n_actions).index_add_(0, row, p).view(n_states, n_actions)
+    total = wide(p.new_zeros(n_states * n_actions)).index_add_(0, row, wide(p)).view(n_states, n_actions)
     listed = torch.zeros_like(total, dtype=torch.bool).view(-1).index_fill_(0, row, True).view_as(total)
     bad = listed & ((total - 1).abs() > _checks.probability_tolerance(p.dtype))
     if bad.any():
@@ -637,10 +675,11 @@ def _terminal_mask(terminal: Any, n_states: int, device: torch.device) -> Tensor
         return given.clone()
     if given.is_floating_point() or given.ndim != 1:
         raise TypeError("terminal must be a boolean mask [S] or a list of state indices")
+    given = given.long()
     bad = (given < 0) | (given >= n_states)
     if bad.any():
         raise ValueError(f"terminal names state {int(given[bad][0])}, not in 0..{n_states - 1}")
-    return mask.index_fill_(0, given.long(), True)
+    return mask.index_fill_(0, given, True)
 
 
 def _without_terminal_loops(columns: Columns, terminal: Tensor) -> Columns:
@@ -663,7 +702,7 @@ def _merge(columns: Columns, rewards: Tensor, n_states: int, n_actions: int) -> 
     codes, code = torch.unique(s_next * len(rewards) + torch.searchsorted(rewards, r), return_inverse=True)
     width = max(1, len(codes))
     keys, place = torch.unique((s * n_actions + a) * width + code, return_inverse=True)
-    probability = p.new_zeros(len(keys)).index_add_(0, place, p)
+    probability = wide(p.new_zeros(len(keys))).index_add_(0, place, wide(p)).to(p.dtype)
     row, arrival = keys // width, codes[keys % width] if len(keys) else keys
     n_rewards = max(1, len(rewards))
     return Outcomes(row // n_actions, row % n_actions, arrival // n_rewards, arrival % n_rewards, probability)

@@ -4,6 +4,7 @@ A gradient with respect to preferences has their shape, `[S, A]`: entry (s, a) i
 is 0 in terminal states and for actions outside :math:`\mathcal{A}(s)`, on which the policy does not depend.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
@@ -13,7 +14,9 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
 from pgtheory import _checks
-from pgtheory._gradients import add_up, log_policy_gradient, loss_slopes
+from pgtheory._gradients import add_up, closed, log_policy_gradient, loss_slopes
+from pgtheory._precision import wide
+from pgtheory._tables import widened
 from pgtheory.mdp import FiniteMDP, check_policy
 from pgtheory.returns import discount_factors, discounted_return, returns_to_go
 from pgtheory.softmax_policy import SoftmaxPolicy, log_softmax_policy, softmax_policy
@@ -105,7 +108,7 @@ def performance(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], gamma: floa
         -18.2857
     """
     # J(θ) = Σ_s μ(s) v_π(s)
-    return state_values(mdp, policy, gamma) @ mdp.initial
+    return (wide(state_values(mdp, policy, gamma)) @ wide(mdp.initial)).to(mdp.dtype)
 
 
 def discounted_visitation(
@@ -185,11 +188,12 @@ def exact_policy_gradient(
         tensor([[ 0.2500, -0.2500],
                 [ 0.0000,  0.0000]], dtype=torch.float64)
     """
-    policy = _softmax_policy(mdp, preferences)
+    exact, policy = widened(mdp), _softmax_policy(mdp, preferences)
     state_gamma = gamma if discount_states else 1.0
-    visitation = discounted_visitation(mdp, policy, state_gamma)
+    visitation = discounted_visitation(exact, policy, state_gamma)
     # ∂J/∂h(s, a) = η(s) π(a|s) A_π(s, a)
-    return visitation.unsqueeze(-1) * policy * advantages(mdp, policy, gamma)
+    gradient = visitation.unsqueeze(-1) * policy * advantages(exact, policy, gamma)
+    return closed(gradient, policy).to(mdp.dtype)
 
 
 def exact_parameter_gradient(
@@ -315,7 +319,7 @@ def natural_policy_gradient(
         tensor([[ 0.5000, -0.5000],
                 [ 0.0000,  0.0000]], dtype=torch.float64)
     """
-    return advantages(mdp, _softmax_policy(mdp, preferences), gamma)
+    return advantages(widened(mdp), _softmax_policy(mdp, preferences), gamma).to(mdp.dtype)
 
 
 def likelihood_ratio_gradient(
@@ -353,13 +357,14 @@ def likelihood_ratio_gradient(
         tensor([[ 0.2500, -0.2500],
                 [ 0.0000,  0.0000]], dtype=torch.float64)
     """
-    policy = _softmax_policy(mdp, preferences).detach()
+    dtype, policy = mdp.dtype, _softmax_policy(mdp, preferences).detach()
     _check_table("preferences", preferences)
+    mdp = widened(mdp)
     trajectories, probabilities = enumerate_trajectories(mdp, policy, horizon=horizon)
     discounts = discount_factors(gamma, horizon, dtype=mdp.dtype, device=mdp.device)
     # p(τ) γ^t G_t, the weight of ∇ ln π(A_t|S_t)
     weights = probabilities[:, None] * discounts * returns_to_go(trajectories.rewards, gamma, mask=trajectories.mask)
-    return log_policy_gradient(policy, add_up(trajectories, weights, policy).sum(0))
+    return log_policy_gradient(policy, add_up(trajectories, weights, policy).sum(0)).to(dtype)
 
 
 def gradient_routes(
@@ -400,14 +405,15 @@ def gradient_routes(
         0.250000000000  likelihood ratio
         0.250000000000  autograd, sum
     """
-    policy = _softmax_policy(mdp, preferences)
+    exact, policy = widened(mdp), _softmax_policy(mdp, preferences)
     _check_table("preferences", preferences)
 
     def value(h: Tensor) -> Tensor:
-        return performance(mdp, _softmax_policy(mdp, h), gamma)
+        return performance(exact, softmax_policy(wide(h), available=mdp.available), gamma)
 
     def expected_return(h: Tensor) -> Tensor:
-        return trajectory_probabilities(mdp, _softmax_policy(mdp, h), trajectories) @ returns
+        chosen = softmax_policy(wide(h), available=mdp.available)
+        return trajectory_probabilities(exact, chosen, trajectories) @ returns
 
     routes = {
         "theorem": exact_policy_gradient(mdp, preferences, gamma),
@@ -415,7 +421,7 @@ def gradient_routes(
         "differences": _central_differences(value, preferences.detach()),
     }
     if horizon is not None:
-        trajectories = _whole_episodes(mdp, policy.detach(), horizon)
+        trajectories = _whole_episodes(exact, policy.detach(), horizon)
         returns = discounted_return(trajectories.rewards, gamma, mask=trajectories.mask)
         routes["likelihood ratio"] = likelihood_ratio_gradient(mdp, preferences, gamma, horizon=horizon)
         routes["autograd, sum"] = _autograd(expected_return, preferences)
@@ -471,12 +477,11 @@ def expected_gradient(
         tensor([[-0.2500,  0.2500],
                 [ 0.0000,  0.0000]], dtype=torch.float64)
     """
-    batches = _batch_gradients(loss, mdp, preferences, gamma, horizon, batch_size, behavior)
-    total = torch.zeros_like(preferences, requires_grad=False)
-    for probability, gradient in batches:
+    total: float | Tensor = 0.0
+    for probability, gradient in _batch_gradients(loss, mdp, preferences, gamma, horizon, batch_size, behavior):
         # E[∇ loss] = Σ_{batches} p(τ_1) ⋯ p(τ_N) ∇ loss(τ_1, …, τ_N)
-        total += torch.einsum("n,nsa->sa", probability, gradient)
-    return total
+        total = total + torch.einsum("n,nsa->sa", probability, gradient)
+    return torch.as_tensor(total).to(mdp.dtype)
 
 
 def gradient_covariance(
@@ -525,26 +530,26 @@ def gradient_covariance(
     """
     arguments = (loss, mdp, preferences, gamma, horizon, batch_size, behavior)
     mean = sum(torch.einsum("n,nsa->sa", p, g) for p, g in _batch_gradients(*arguments))
-    covariance = mdp.rewards.new_zeros(preferences.numel(), preferences.numel())
+    covariance = wide(mdp.rewards.new_zeros(preferences.numel(), preferences.numel()))
     for probability, gradient in _batch_gradients(*arguments):
         # Centred first: E[gg^T] - E[g]E[g]^T would lose the digits that a small variance consists of.
         deviation = (gradient - mean).flatten(1)
         covariance += (probability[:, None] * deviation).T @ deviation
-    return covariance
+    return covariance.to(mdp.dtype)
 
 
 def _softmax_policy(mdp: FiniteMDP, preferences: Tensor) -> Tensor:
-    """π over 𝒜(s) of `mdp`, after checks of the arguments."""
+    """π over 𝒜(s) of `mdp`, in at least float32, after checks of the arguments."""
     _checks.check_floating("preferences", preferences)
     _checks.check_same_kind("preferences", preferences, "mdp", mdp.rewards)
     _checks.check_trailing_shape("preferences", preferences, (mdp.n_states, mdp.n_actions))
-    return softmax_policy(preferences, available=mdp.available)
+    return softmax_policy(wide(preferences), available=mdp.available)
 
 
 @torch.no_grad()
 def _performance_and_parameters(mdp: FiniteMDP, policy: SoftmaxPolicy, gamma: float) -> tuple[Tensor, Tensor]:
     table = _softmax_policy(mdp, policy.preferences(torch.arange(mdp.n_states, device=mdp.device)))
-    return performance(mdp, table, gamma), parameters_to_vector(policy.parameters()).clone()
+    return performance(widened(mdp), table, gamma).to(mdp.dtype), parameters_to_vector(policy.parameters()).clone()
 
 
 def _autograd(function: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:
@@ -580,15 +585,15 @@ def _batch_gradients(
     behavior: Tensor | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Chunk by chunk, the probabilities `[n]` of n batches and the gradients `[n, S, A]` of their losses."""
-    gamma, batch_size = _checks.check_gamma(gamma), _checks.check_count("batch_size", batch_size)
+    gamma, batch_size = _checks.check_gamma(gamma), _checks.check_count("batch_size", batch_size, at_most=BATCH_LIMIT)
     policy = _softmax_policy(mdp, preferences).detach()
     _check_table("preferences", preferences)
     if behavior is not None:
         _check_behavior(mdp, behavior)
-    draws = policy if behavior is None else behavior.detach()
-    trajectories, probabilities = enumerate_trajectories(mdp, draws, horizon=horizon)
+    draws = policy if behavior is None else wide(behavior.detach())
+    trajectories, probabilities = enumerate_trajectories(widened(mdp), draws, horizon=horizon)
     _check_number_of_batches(len(probabilities), batch_size, horizon)
-    log_policy = log_softmax_policy(preferences.detach(), available=mdp.available)
+    log_policy = log_softmax_policy(wide(preferences.detach()), available=mdp.available)
     log_probs = at_steps(log_policy, trajectories)
     chunk = max(1, CHUNK // (policy.numel() + batch_size * horizon))
     for batch in _ordered_batches(len(probabilities), batch_size, chunk, mdp.device):
@@ -620,11 +625,15 @@ def _check_behavior(mdp: FiniteMDP, behavior: Tensor) -> None:
 
 
 def _check_number_of_batches(n: int, batch_size: int, horizon: int) -> None:
-    if n**batch_size * batch_size * horizon > BATCH_LIMIT:
-        raise ValueError(
-            f"there are {n:,}^{batch_size} = {n**batch_size:,} batches of {batch_size} from {n:,} trajectories, "
-            f"with more than {BATCH_LIMIT:,} steps: make batch_size or horizon smaller"
-        )
+    # n^N steps are too many long before the power is: it is computed only where its logarithm is small.
+    readable = batch_size * math.log(n) < 100
+    if readable and n**batch_size * batch_size * horizon <= BATCH_LIMIT:
+        return
+    number = f" = {n**batch_size:,}" if readable else ""
+    raise ValueError(
+        f"there are {n:,}^{batch_size}{number} batches of {batch_size} from {n:,} trajectories, "
+        f"with more than {BATCH_LIMIT:,} steps: make batch_size or horizon smaller"
+    )
 
 
 def _check_slopes(slopes: Tensor, mask: Tensor, batch: Tensor) -> None:

@@ -13,15 +13,23 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pgtheory import _checks
+from pgtheory._gradients import compare, rounding_of_gradient
 from pgtheory._masks import is_last_step, taken
 from pgtheory._precision import sum_of_others, wide
 from pgtheory.decoding import decoding_distribution
 from pgtheory.mdp import FiniteMDP
-from pgtheory.policy_gradient import Loss, exact_policy_gradient, expected_gradient, gradient_covariance, performance
+from pgtheory.policy_gradient import (
+    Loss,
+    discounted_visitation,
+    exact_policy_gradient,
+    expected_gradient,
+    gradient_covariance,
+    performance,
+)
 from pgtheory.returns import discount_factors, discounted_return, returns_to_go
 from pgtheory.softmax_policy import log_softmax_policy, softmax_policy
 from pgtheory.trajectories import enumerate_trajectories
-from pgtheory.value_functions import state_values
+from pgtheory.value_functions import action_values, state_values
 
 __all__ = [
     "LedgerRow",
@@ -390,8 +398,11 @@ class LedgerRow(NamedTuple):
         name: the way of writing it.
         mean: the expected direction of ascent, :math:`-\mathbb{E}[\nabla_h\,\mathrm{loss}]`.
         bias: the Euclidean norm of `mean` minus :math:`\nabla J`.
-        angle: the angle between `mean` and :math:`\nabla J`, in degrees.
-        length: the norm of `mean` divided by that of :math:`\nabla J`.
+        angle: the angle between `mean` and :math:`\nabla J`, in degrees. NaN where either is no longer than a bound of
+            the rounding error in :math:`\nabla J`, which has no direction then: 16 eps times the largest
+            :math:`|q_\pi|` and the expected number of steps, for each advantage.
+        length: the norm of `mean` divided by that of :math:`\nabla J`; NaN where :math:`\nabla J` is no longer than
+            that bound.
         variance: the trace of the covariance of the gradient of the loss.
 
     Example:
@@ -494,22 +505,26 @@ def bias_ledger(
     """
     batch_size = _checks.check_count("batch_size", batch_size, at_least=2)
     policy = softmax_policy(preferences.detach(), available=mdp.available)
-    _check_ends(mdp, policy, horizon)
-    target = exact_policy_gradient(mdp, preferences.detach(), gamma)
     limit = max(1, horizon - 1) if limit is None else _checks.check_count("limit", limit)
+    # Columns in which every episode has ended would only be padding.
+    longest = _checked_length(mdp, policy, horizon)
+    target = exact_policy_gradient(mdp, preferences.detach(), gamma)
+    rounding = rounding_of_gradient(
+        discounted_visitation(mdp, policy, gamma), policy, action_values(mdp, policy, gamma)
+    )
 
     def row(
         name: str,
         loss: Loss = reinforce_loss,
         model: FiniteMDP = mdp,
-        horizon: int = horizon,
+        horizon: int = longest,
         behavior: Tensor | None = None,
     ) -> LedgerRow:
         arguments = (loss, model, preferences.detach(), gamma)
         options = {"horizon": horizon, "batch_size": batch_size, "behavior": behavior}
         mean = -expected_gradient(*arguments, **options)  # type: ignore[arg-type]
         variance = gradient_covariance(*arguments, **options).trace()  # type: ignore[arg-type]
-        return _compare(name, mean, target, float(variance))
+        return LedgerRow(name, mean, *compare(mean, target, rounding), float(variance))
 
     values = state_values(mdp, policy, gamma)
     start_value = float(performance(mdp, policy, gamma))
@@ -519,8 +534,8 @@ def bias_ledger(
         row("constant baseline J", _with_baseline(lambda returns, *, mask: torch.full_like(returns, start_value))),
         row("baseline v", model=_shaped(mdp, values, gamma)),
         row("v of a reset at termination", model=_shaped(mdp, reset_values, gamma)),
-        row(f"cut off at {limit}", horizon=limit),
-        row(f"cut off at {limit}, v added", model=_shaped(mdp, values, gamma), horizon=limit),
+        row(f"cut off at {limit}", horizon=min(limit, longest)),
+        row(f"cut off at {limit}, v added", model=_shaped(mdp, values, gamma), horizon=min(limit, longest)),
         row(f"drawn with top-p {top_p:g}", behavior=_nucleus_policy(mdp, preferences.detach(), top_p)),
     ]
 
@@ -577,19 +592,12 @@ def _nucleus_policy(mdp: FiniteMDP, preferences: Tensor, p: float) -> Float[Tens
     return decoding_distribution(torch.where(mdp.terminal[:, None], 0.0, logits), top_p=p)
 
 
-def _compare(name: str, mean: Tensor, target: Tensor, variance: float) -> LedgerRow:
-    length, goal = mean.norm(), target.norm()
-    u, v = mean / length, target / goal
-    # Not the arc cosine, which cannot tell angles below 1e-8 from 0.
-    angle = 2 * torch.atan2((u - v).norm(), (u + v).norm())
-    return LedgerRow(
-        name, mean, float((mean - target).norm()), math.degrees(float(angle)), float(length / goal), variance
-    )
-
-
-def _check_ends(mdp: FiniteMDP, policy: Tensor, horizon: int) -> None:
-    if enumerate_trajectories(mdp, policy, horizon=horizon)[0].truncated.any():
+def _checked_length(mdp: FiniteMDP, policy: Tensor, horizon: int) -> int:
+    """The number of steps of the longest episode, which may not be cut off."""
+    trajectories, _ = enumerate_trajectories(mdp, policy, horizon=horizon)
+    if trajectories.truncated.any():
         raise ValueError(f"horizon is {horizon}, but an episode may last longer: the exact gradient is of whole ones")
+    return max(1, int(trajectories.lengths.max()))
 
 
 def _discounts(gamma: float, steps: Tensor) -> Float[Tensor, "T"]:

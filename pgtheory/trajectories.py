@@ -94,8 +94,8 @@ def sample_trajectories(
         state, a longer horizon extends them.
 
     Raises:
-        ValueError: if `n` or `horizon` is less than 1 or `n` more than 2^31, if `policy` is no policy of `mdp`, or if `generator` is on
-            another device.
+        ValueError: if `n` or `horizon` is less than 1, or `n` more than 2^31; if `policy` is no policy of `mdp`; if
+            `generator` is on another device.
         TypeError: if `policy` is not a tensor of floats of the MDP's dtype.
 
     Source:

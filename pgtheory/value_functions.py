@@ -10,6 +10,8 @@ from torch import Tensor
 
 from pgtheory import _checks
 from pgtheory._krylov import bicgstab, gmres, largest, richardson
+from pgtheory._precision import wide
+from pgtheory._tables import widened
 from pgtheory.mdp import DENSE_LIMIT, FiniteMDP, check_policy, equiprobable_policy
 from pgtheory.returns import returns_to_go
 
@@ -79,7 +81,7 @@ def state_values(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], gamma: flo
     # r_π(s) = Σ_a π(a|s) Σ_{s',r} p(s',r|s,a) r
     weights = _outcome_weights(mdp, policy)
     rewards = _sum_by_state(mdp, weights * mdp.rewards[mdp.outcomes.reward_index])
-    return solve_bellman(mdp, policy, gamma, rewards)
+    return _solve(mdp, policy, gamma, rewards, transpose=False)
 
 
 def action_values(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], gamma: float) -> Float[Tensor, "*batch S A"]:
@@ -110,7 +112,8 @@ def action_values(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], gamma: fl
         >>> action_values(walk, equiprobable_policy(walk), 1.0).shape[0] == walk.n_states
         True
     """
-    return one_step_lookahead(mdp, state_values(mdp, policy, gamma), gamma)
+    exact, policy = _in_single(mdp, policy)
+    return one_step_lookahead(exact, state_values(exact, policy, gamma), gamma).to(mdp.dtype)
 
 
 def advantages(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], gamma: float) -> Float[Tensor, "*batch S A"]:
@@ -142,8 +145,10 @@ def advantages(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], gamma: float
         >>> bool(((policy * advantages(robot, policy, 0.9)).sum(-1).abs() < 1e-12).all())
         True
     """
-    values = state_values(mdp, policy, gamma)
-    return torch.where(mdp.available, one_step_lookahead(mdp, values, gamma) - values[..., None], 0.0)
+    exact, policy = _in_single(mdp, policy)
+    values = state_values(exact, policy, gamma)
+    differences = one_step_lookahead(exact, values, gamma) - values[..., None]
+    return torch.where(mdp.available, differences, 0.0).to(mdp.dtype)
 
 
 def solve_bellman(
@@ -191,9 +196,13 @@ def solve_bellman(
         >>> solve_bellman(coin, torch.ones(2, 1, dtype=torch.float64), 1.0, coin.initial, transpose=True).tolist()
         [2.0, 1.0]
     """
-    gamma = _checks.check_gamma(gamma)
     check_policy(mdp, policy)
     _check_state_tensor(mdp, "right_hand_side", right_hand_side)
+    return _solve(mdp, policy, gamma, right_hand_side, transpose)
+
+
+def _solve(mdp: FiniteMDP, policy: Tensor, gamma: float, right_hand_side: Tensor, transpose: bool) -> Tensor:
+    gamma = _checks.check_gamma(gamma)
     if gamma == 1.0 and not _checks.is_traced(policy):
         _check_surely_terminates(mdp, policy)
     weights = _outcome_weights(mdp, policy)
@@ -233,9 +242,10 @@ def one_step_lookahead(mdp: FiniteMDP, values: Float[Tensor, "*batch S"], gamma:
     _check_state_tensor(mdp, "values", values)
     o = mdp.outcomes
     # p(s',r|s,a) (r + γ v(s'))
-    terms = o.probability * (mdp.rewards[o.reward_index] + gamma * values.index_select(-1, o.next_state))
+    targets = wide(mdp.rewards)[o.reward_index] + gamma * wide(values).index_select(-1, o.next_state)
+    terms = wide(o.probability) * targets
     flat = terms.new_zeros(*values.shape[:-1], mdp.n_states * mdp.n_actions)
-    return flat.index_add(-1, _pair(mdp), terms).reshape(*values.shape, mdp.n_actions)
+    return flat.index_add(-1, _pair(mdp), terms).reshape(*values.shape, mdp.n_actions).to(mdp.dtype)
 
 
 def bellman_expectation(
@@ -272,8 +282,8 @@ def bellman_expectation(
     check_policy(mdp, policy)
     _check_state_tensor(mdp, "values", values)
     o = mdp.outcomes
-    targets = mdp.rewards[o.reward_index] + gamma * values.index_select(-1, o.next_state)
-    return _sum_by_state(mdp, _outcome_weights(mdp, policy) * targets)
+    targets = wide(mdp.rewards)[o.reward_index] + gamma * wide(values).index_select(-1, o.next_state)
+    return _sum_by_state(mdp, _outcome_weights(mdp, policy) * targets).to(mdp.dtype)
 
 
 def bellman_optimality(mdp: FiniteMDP, values: Float[Tensor, "*batch S"], gamma: float) -> Float[Tensor, "*batch S"]:
@@ -446,11 +456,12 @@ def finite_horizon_values(
     check_policy(mdp, policy)
     o, weights = mdp.outcomes, _outcome_weights(mdp, policy)
     rewards = _sum_by_state(mdp, weights * mdp.rewards[o.reward_index])
-    values = [torch.zeros_like(rewards)]
-    for _ in range(_checks.check_count("horizon", horizon)):
+    values, horizon = [torch.zeros_like(rewards)], _checks.check_count("horizon", horizon)
+    _checks.check_room("finite_horizon_values", horizon + 1, max(1, rewards.numel()), limit=DENSE_LIMIT)
+    for _ in range(horizon):
         # v_t = r_π + γ P_π v_{t+1}
         values.append(rewards + gamma * _sum_by_state(mdp, weights * values[-1].index_select(-1, o.next_state)))
-    return torch.stack(values[::-1], -2)
+    return torch.stack(values[::-1], -2).to(mdp.dtype)
 
 
 def finite_horizon_optimal_values(
@@ -489,11 +500,14 @@ def finite_horizon_optimal_values(
         ([9.0, 7.0, 5.0, 0.0], [1, 1, 0])
     """
     gamma = _checks.check_gamma(gamma)
+    horizon = _checks.check_count("horizon", horizon)
+    _checks.check_room("finite_horizon_optimal_values", horizon, mdp.n_states, mdp.n_actions, limit=DENSE_LIMIT)
+    dtype, mdp = mdp.dtype, widened(mdp)
     values, policies = [mdp.rewards.new_zeros(mdp.n_states)], []
-    for _ in range(_checks.check_count("horizon", horizon)):
-        policies.append(greedy_policy(mdp, values[-1], gamma))
+    for _ in range(horizon):
+        policies.append(greedy_policy(mdp, values[-1], gamma).to(dtype))
         values.append(bellman_optimality(mdp, values[-1], gamma))
-    return torch.stack(values[::-1]), torch.stack(policies[::-1])
+    return torch.stack(values[::-1]).to(dtype), torch.stack(policies[::-1])
 
 
 class MonteCarloValues(NamedTuple):
@@ -557,12 +571,14 @@ def monte_carlo_values(
         [5.0, nan]
     """
     n_states = _checks.check_count("n_states", n_states)
-    _check_episodes(trajectories, n_states, visit)
+    _checks.check_room("monte_carlo_values", n_states)
+    trajectories = trajectories._replace(states=_checked_states(trajectories, n_states, visit))
     episode, state, returns = _visits(trajectories, gamma, n_states, visit)
 
     def total(values: Tensor, index: Tensor, size: int) -> Tensor:
         return values.new_zeros(size).index_add(0, index, values)
 
+    dtype, returns = returns.dtype, returns.double()  # a float32 count would stop at 2^24
     ones = torch.ones_like(returns)
     counts = total(ones, state, n_states)
     mean = total(returns, state, n_states) / counts
@@ -572,7 +588,7 @@ def monte_carlo_values(
     episodes = total(torch.ones_like(z), pairs % n_states, n_states)
     # Var(mean) ≈ n/(n−1) Σ_n z_n² / counts²
     spread = total(z.square(), pairs % n_states, n_states) * episodes / (episodes - 1)
-    return MonteCarloValues(mean, spread.sqrt() / counts, counts.long())
+    return MonteCarloValues(mean.to(dtype), (spread.sqrt() / counts).to(dtype), counts.long())
 
 
 def _visits(trajectories: "Trajectories", gamma: float, n_states: int, visit: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -589,17 +605,22 @@ def _visits(trajectories: "Trajectories", gamma: float, n_states: int, visit: st
     return episode, state, returns[episode, time]
 
 
-def _check_episodes(trajectories: "Trajectories", n_states: int, visit: str) -> None:
+def _checked_states(trajectories: "Trajectories", n_states: int, visit: str) -> Tensor:
+    """The states in int64, after checks of the episodes."""
     if visit not in ("first", "every"):
         raise ValueError(f'visit must be "first" or "every", not {visit!r}')
     if trajectories.truncated.any():
         place = _checks.first_place(trajectories.truncated)
         raise ValueError(f"trajectory {place} was truncated, so its returns are cut short: give a longer horizon")
-    beyond = (trajectories.states[..., :-1] >= n_states) & trajectories.mask
-    if beyond.any():
-        place = _checks.first_place(beyond)
-        raise ValueError(f"trajectories visit state {int(trajectories.states[..., :-1][beyond][0])} at {place}, "
-                         f"but n_states is {n_states}")  # fmt: skip
+    read = torch.nn.functional.pad(trajectories.mask, (0, 1))
+    return _checks.as_indices("trajectories.states", trajectories.states, n_states, read, axes="nt")
+
+
+def _in_single(mdp: FiniteMDP, policy: Tensor) -> tuple[FiniteMDP, Tensor]:
+    """Both as they are, or in float32 where they are of 16 bits, which lose what a difference of values consists of."""
+    _checks.check_floating("policy", policy)
+    _checks.check_same_kind("policy", policy, "mdp", mdp.rewards)
+    return widened(mdp), wide(policy)
 
 
 def _check_state_tensor(mdp: FiniteMDP, name: str, values: Tensor) -> None:
@@ -616,7 +637,7 @@ def _pair(mdp: FiniteMDP) -> Int[Tensor, "K"]:
 
 def _outcome_weights(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"]) -> Float[Tensor, "*batch K"]:
     r"""The probability :math:`\pi(a \mid s)\, p(s', r \mid s, a)` of each outcome, given its state."""
-    return policy.flatten(-2).index_select(-1, _pair(mdp)) * mdp.outcomes.probability
+    return wide(policy.flatten(-2).index_select(-1, _pair(mdp))) * wide(mdp.outcomes.probability)
 
 
 def _sum_by_state(mdp: FiniteMDP, values: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch S"]:

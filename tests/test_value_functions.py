@@ -973,7 +973,7 @@ BAD_CALLS = [
         "too few states",
         lambda: monte_carlo_values(whole_episodes(), 0.9, n_states=1),
         ValueError,
-        "trajectories visit state 1 at .*, but n_states is 1",
+        r"trajectories.states is 1 at n=0, t=0, not in 0..0",
     ),
     (
         "discount of an estimate",
