@@ -97,7 +97,7 @@ def _merged(edges: _Edges, n: int) -> _Edges:
 
 
 def _independent(edges: _Edges, alive: Tensor, order: Tensor) -> Tensor:
-    """Which states to eliminate next: those that come before all their neighbours, by what they pass on, then at random."""
+    """Which states to eliminate next: those that pass on less than all their neighbours; ties are broken at random."""
     n = len(alive)
     passed = torch.bincount(edges.tail, minlength=n) * torch.bincount(edges.head, minlength=n)
     passed = passed.clamp(max=2**20)  # so that the rank below fits 64 bits

@@ -1,5 +1,6 @@
 """Iterative solvers for A x = b with A known by its products only. None promises anything: the caller checks."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -64,10 +65,10 @@ def gmres(apply: Operator, b: Tensor, x: Tensor, target: float, *, restart: int 
     """
     restart = min(restart, len(b))
     before = torch.inf
-    for _ in range(cycles):
+    for cycle in range(cycles):
         r = b - apply(x)
         norm = float(r.norm())
-        if largest(r) <= target or not norm < 0.999 * before:
+        if largest(r) <= target or not _arrives(before, norm, target, cycles - cycle):
             break
         before = norm
         basis, hessenberg = _arnoldi(apply, r / norm, restart)
@@ -106,9 +107,22 @@ def richardson(apply: Operator, b: Tensor, x: Tensor, target: float, *, steps: i
     Source:
         Puterman, *Markov Decision Processes*, 1994, section 6.3 (value iteration).
     """
+    before = torch.inf
     for step in range(steps):
         r = b - apply(x)
-        if step % 8 == 0 and largest(r) <= target:
-            break
+        if step % 8 == 0:
+            if (now := largest(r)) <= target:
+                break
+            if step % 1024 == 0:
+                if not _arrives(before, now, target, (steps - step) // 1024):
+                    break
+                before = now
         x = x + r
     return x
+
+
+def _arrives(before: float, now: float, target: float, rounds: int) -> bool:
+    """Whether a residual that fell from `before` to `now` in a round could fall to `target` at ten times that pace."""
+    if not now < before:
+        return False
+    return before == torch.inf or target <= 0 or 10 * rounds * math.log(now / before) <= math.log(target / now)

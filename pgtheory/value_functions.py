@@ -1,6 +1,5 @@
 r"""Chapter 3: how good a state and an action are: :math:`v_\pi`, :math:`q_\pi`, the advantage, :math:`v_*`."""
 
-import warnings
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -9,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pgtheory import _checks
-from pgtheory._krylov import bicgstab, gmres, largest, richardson
+from pgtheory._linear import System, solve
 from pgtheory._precision import wide
 from pgtheory._tables import widened
 from pgtheory.mdp import DENSE_LIMIT, FiniteMDP, check_policy, equiprobable_policy
@@ -35,14 +34,11 @@ __all__ = [
     "state_values",
 ]
 
-# Up to this many states the linear system is solved densely: there LU costs about as much as a Krylov method, or less.
-DENSE_STATES = 600
+# How near to the optimal values those that are returned surely are, as a fraction of the largest.
+ACCURACY = 1e-6
 
-# A solution is returned only if its residual is at most this fraction of the right-hand side, in the maximum norm.
-RESIDUAL = 1e-10
-
-# The Krylov methods aim lower, so that rounding does not decide whether the check is passed.
-TARGET = 1e-13
+# So many levels of a graph are searched level by level; what is left then, node by node.
+DEPTH = 200
 
 
 def state_values(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], gamma: float) -> Float[Tensor, "*batch S"]:
@@ -163,8 +159,9 @@ def solve_bellman(
 
     With :math:`b = r_\pi` it is :math:`v_\pi` (:eq:`eq-bellman-matrix`); transposed, with the start distribution as
     :math:`b`, it is how often each state is visited, counted with the discount. Up to 600 states the system is
-    solved by LU, beyond by BiCGSTAB, and where that fails by GMRES, by repeated backups, and by LU if the matrix
-    fits. Both routes work in float64, check the residual of what they return, and are differentiable (twice) in
+    solved by LU, beyond by BiCGSTAB, and where that fails by eliminating states one after another, by GMRES, by
+    repeated backups, and by LU if the matrix fits. Lines of states, such as a random walk of a million, are eliminated
+    at once. Both routes work in float64, check the residual of what they return, and are differentiable (twice) in
     ``policy`` and ``right_hand_side``; the sparse one by the adjoint system, at the cost of one more solve.
 
     Args:
@@ -208,9 +205,8 @@ def _solve(mdp: FiniteMDP, policy: Tensor, gamma: float, right_hand_side: Tensor
     weights = _outcome_weights(mdp, policy)
     b = (right_hand_side + weights.new_zeros(*weights.shape[:-1], 1)).double()
     weights = weights.expand(*b.shape[:-1], -1).double()
-    fits = mdp.n_states <= DENSE_STATES and b.numel() * mdp.n_states <= DENSE_LIMIT
-    system = _System(mdp.outcomes.state, mdp.outcomes.next_state, gamma, transpose)
-    return (_solve_dense if fits else _solve_sparsely)(weights, b, system).to(mdp.dtype)
+    system = System(mdp.outcomes.state, mdp.outcomes.next_state, gamma, transpose)
+    return solve(weights, b, system).to(mdp.dtype)
 
 
 def one_step_lookahead(mdp: FiniteMDP, values: Float[Tensor, "*batch S"], gamma: float) -> Float[Tensor, "*batch S A"]:
@@ -367,13 +363,14 @@ def optimal_values(mdp: FiniteMDP, gamma: float) -> Float[Tensor, "S"]:
         gamma: the discount :math:`\gamma`, in [0, 1].
 
     Returns:
-        :math:`v_*`, ``[S]``, the value of ``optimal_policy``: no action improves on it by more than 1e-11 of the
-        largest value.
+        :math:`v_*`, ``[S]``, the value of ``optimal_policy``: no action improves on it by more than rounding. With
+        :math:`\gamma < 1` it is within 1e-6 of the largest value of the truth, by a bound that is computed, however
+        near to 1 :math:`\gamma` is; as a rule the bound is near 1e-14.
 
     Raises:
         ValueError: if ``gamma`` is outside [0, 1]; if ``gamma`` is 1 and no policy reaches a terminal state from some
             state, or the values are unbounded. The message names the state.
-        RuntimeError: as ``state_values``.
+        RuntimeError: as ``state_values``; if :math:`\gamma < 1` is so near to 1 that the bound is missed.
 
     Source:
         Howard, *Dynamic Programming and Markov Processes*, 1960; Puterman, *Markov Decision Processes*, 1994,
@@ -648,6 +645,65 @@ def _available_values(mdp: FiniteMDP, values: Tensor, gamma: float) -> Float[Ten
     return torch.where(mdp.available, one_step_lookahead(mdp, values, gamma), -torch.inf)
 
 
+class _Values(NamedTuple):
+    """Values of the live states as `centre + offset`: near gamma = 1 they are large, and differ by little."""
+
+    centre: float
+    offset: Float[Tensor, "S"]
+
+    def table(self, mdp: FiniteMDP) -> Float[Tensor, "S"]:
+        return torch.where(mdp.terminal, 0.0, self.centre + self.offset)
+
+    def moved(self, step: Tensor, live: Tensor) -> "_Values":
+        """The values plus a step, with the middle of their range as the new centre."""
+        offset = torch.where(live, self.offset + step, 0.0)
+        centre = self.centre + float(offset[live].amin() + offset[live].amax()) / 2
+        return _Values(centre, torch.where(live, offset - (centre - self.centre), 0.0))
+
+
+def _gains(mdp: FiniteMDP, values: _Values, gamma: float) -> tuple[Tensor, Tensor]:
+    r"""The gain :math:`q(s, a) - v(s)` of each action over any values, and a bound of its rounding error.
+
+    The large values enter by their differences, :math:`r - v(s) (1 - \gamma \kappa) + \gamma \sum p (v(s') - v(s))`,
+    where :math:`\kappa` is the probability that the episode goes on.
+    """
+    o, live = mdp.outcomes, ~mdp.terminal
+    ends = live.logical_not()[o.next_state]
+    change = torch.where(ends, 0.0, values.offset[o.next_state] - values.offset[o.state])
+    flat = o.probability.new_zeros(mdp.n_states * mdp.n_actions)
+
+    def mean(x: Tensor) -> Tensor:
+        return flat.index_add(0, _pair(mdp), o.probability * x).view(mdp.n_states, mdp.n_actions)
+
+    eps = torch.finfo(mdp.dtype).eps
+    missing = 1 - mean(torch.ones_like(change))
+    missing = torch.where(missing.abs() <= 64 * eps, 0.0, missing)
+    loss = values.table(mdp)[:, None] * ((1 - gamma) + gamma * (mean(ends.to(mdp.dtype)) + missing))
+    rewards = mdp.rewards[o.reward_index]
+    gain = mean(rewards) - loss + gamma * mean(change)
+    rounding = 64 * eps * (mean(rewards.abs()) + loss.abs() + gamma * mean(change.abs()))
+    return torch.where(mdp.available, gain, -torch.inf), torch.where(mdp.available, rounding, 0.0)
+
+
+def _own(policy: Tensor, table: Tensor) -> Tensor:
+    return torch.where(policy > 0, policy * table, 0.0).sum(-1)
+
+
+def _refined_values(mdp: FiniteMDP, policy: Tensor, gamma: float) -> _Values:
+    """The values of a policy, corrected by their own residual until that is rounding."""
+    live = ~mdp.terminal
+    values = _Values(0.0, torch.where(live, state_values(mdp, policy, gamma), 0.0))
+    if gamma == 1.0 or not live.any():
+        return values
+    for _ in range(12):
+        residual, rounding = (_own(policy, x) for x in _gains(mdp, values, gamma))
+        scale = float(values.table(mdp).abs().amax())
+        if not float((residual.abs() - rounding).amax()) > 1e-14 * (1 - gamma) * scale:
+            break
+        values = values.moved(_solve(mdp, policy, gamma, residual, transpose=False), live)
+    return values
+
+
 def _policy_iteration(mdp: FiniteMDP, gamma: float) -> tuple[Tensor, Tensor]:
     """Howard's policy iteration from the equiprobable policy; an action is changed only for a strictly better one.
 
@@ -661,14 +717,48 @@ def _policy_iteration(mdp: FiniteMDP, gamma: float) -> tuple[Tensor, Tensor]:
     for _ in range(1000):
         if gamma == 1.0 and (stuck := ~_reaches_terminal(exact, policy)).any():
             raise ValueError(f"gamma is 1, but {fault.format(_checks.first_place(stuck, 's'))}: use gamma < 1")
-        values = state_values(exact, policy, gamma)
-        q = _available_values(exact, values, gamma)
-        better = q.amax(-1) > values + 1e-11 * values.abs().max()
-        if not better.any():
-            return values.to(mdp.dtype), policy.to(mdp.dtype)
-        policy = torch.where(better[:, None], greedy_policy(exact, values, gamma), policy)
+        values = _refined_values(exact, policy, gamma)
+        gain, rounding = _gains(exact, values, gamma)
+        surely = (gain - rounding).amax(-1, keepdim=True)
+        # What the error of the values themselves may add to a difference of two gains goes with how far they differ.
+        spread, eps = float(values.offset.abs().amax()), torch.finfo(gain.dtype).eps
+        slack = (1e-11 if gamma == 1.0 else 256 * eps) * spread
+        better = surely.squeeze(-1) > _own(policy, gain) + _own(policy, rounding) + slack
+        if not (better & ~exact.terminal).any():
+            _check_optimal(exact, policy, gamma, values)
+            return values.table(exact).to(mdp.dtype), policy.to(mdp.dtype)
+        tied = exact.available & (gain >= surely - 256 * eps * spread)
+        first = (tied & (tied.cumsum(-1) == 1)).double()
+        policy = torch.where(better[:, None], first, policy)
         fault = "the optimal value is unbounded: a cycle through {} gains reward for ever"
     raise RuntimeError("policy iteration did not settle within 1,000 policies")
+
+
+def _check_optimal(mdp: FiniteMDP, policy: Tensor, gamma: float, values: _Values) -> None:
+    r"""Raise unless the values are within `ACCURACY` of the optimal ones, for gamma < 1.
+
+    If no action gains more than :math:`\delta`, then :math:`v_* \le v + \delta / (1 - \gamma)`. Nearer to 1 an upper
+    solution says more: :math:`v_* \le v + x` with the x that the :math:`\delta(s)` of the states visited add up to, if
+    no action gains anything over the right side.
+    """
+    live = ~mdp.terminal
+    if gamma == 1.0 or not live.any():
+        return
+    gain, rounding = _gains(mdp, values, gamma)
+    own = _own(policy, gain).abs() + _own(policy, rounding)
+    delta = torch.where(live, torch.maximum(own, (gain + rounding).amax(-1)), 0.0)
+    scale = float(values.table(mdp).abs().amax())
+    error = 2 * float(delta.amax()) / (1 - gamma)
+    if error > ACCURACY * scale:
+        above = _solve(mdp, policy, gamma, 2 * delta, transpose=False)
+        later = above.new_zeros(mdp.n_states * mdp.n_actions).index_add(
+            0, _pair(mdp), mdp.outcomes.probability * above[mdp.outcomes.next_state]
+        )
+        if ((gain + rounding + gamma * later.view_as(gain) - above[:, None])[live] <= 0).all():
+            error = min(error, 2 * float(above.amax()))
+    if error > ACCURACY * scale:
+        raise RuntimeError(f"gamma is {gamma!r}: rounding adds up over so many steps that the optimal values are known "
+                           f"to {error / scale:.0e} of the largest only, not to {ACCURACY:.0e}")  # fmt: skip
 
 
 def _reaches_terminal(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"]) -> Tensor:
@@ -685,12 +775,30 @@ def _reaches_terminal(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"]) -> Te
     start = np.concatenate([[0], np.cumsum(np.bincount(head, minlength=len(weights) * mdp.n_states))])
     reached = np.tile(mdp.terminal.cpu().numpy(), len(weights))
     frontier = reached.nonzero()[0]
-    while len(frontier):
+    for _ in range(DEPTH):
+        if len(frontier) == 0:
+            break
         degree = start[frontier + 1] - start[frontier]
         edges = np.repeat(start[frontier] - np.cumsum(degree) + degree, degree) + np.arange(degree.sum())
         frontier = np.unique(tail[edges][~reached[tail[edges]]])
         reached[frontier] = True
+    _follow(frontier, start, tail, reached)
     return torch.from_numpy(reached).to(policy.device).reshape(*policy.shape[:-2], mdp.n_states)
+
+
+def _follow(frontier: Any, start: Any, tail: Any, reached: Any) -> None:
+    """Mark what leads to the frontier, node by node: where the graph is deep, its levels are narrow."""
+    stack, seen = frontier.tolist(), bytearray(reached)
+    if not stack:
+        return
+    start, tail = start.tolist(), tail.tolist()
+    while stack:
+        node = stack.pop()
+        for before in tail[start[node] : start[node + 1]]:
+            if not seen[before]:
+                seen[before] = 1
+                stack.append(before)
+    reached[:] = np.frombuffer(seen, dtype=bool)
 
 
 def _check_surely_terminates(mdp: FiniteMDP, policy: Tensor) -> None:
@@ -699,112 +807,3 @@ def _check_surely_terminates(mdp: FiniteMDP, policy: Tensor) -> None:
         place = _checks.first_place(stuck, "s")
         raise ValueError(f"gamma is 1, but under policy the episode never reaches a terminal state from {place}: "
                          "use gamma < 1 or finite_horizon_values")  # fmt: skip
-
-
-class _System(NamedTuple):
-    """I − γP, or its transpose, up to the weights that the outcomes have in P."""
-
-    state: Int[Tensor, "K"]
-    next_state: Int[Tensor, "K"]
-    gamma: float
-    transpose: bool
-
-
-def _solve_dense(weights: Float[Tensor, "*batch K"], b: Float[Tensor, "*batch S"], system: _System) -> Tensor:
-    n = b.shape[-1]
-    cell = system.state * n + system.next_state
-    P = weights.new_zeros(*weights.shape[:-1], n * n).index_add(-1, cell, weights).reshape(*b.shape, n)
-    matrix = torch.eye(n, dtype=b.dtype, device=b.device) - system.gamma * (P.mT if system.transpose else P)
-    x: Tensor = torch.linalg.solve(matrix, b[..., None])[..., 0]
-    if not _checks.is_traced(weights, b):
-        with torch.no_grad():
-            _check_residual((b - (matrix @ x[..., None])[..., 0]), b, x)
-    return x
-
-
-def _check_residual(residual: Tensor, b: Tensor, x: Tensor) -> None:
-    """Raise unless the residual is at most 1e-10 of b, or of the size of the rounding of x."""
-    limit = _limit(b, x)
-    size = residual.abs().amax(-1)
-    bad = ~(size <= limit)
-    if bad.any():
-        worst = float((size / b.abs().amax(-1))[bad][0])
-        raise RuntimeError(f"the linear system was not solved: the residual is {worst:.1e} of the right-hand side, "
-                           f"not {RESIDUAL:.0e}; gamma or a probability of staying is too close to 1")  # fmt: skip
-
-
-def _limit(b: Tensor, x: Tensor) -> Tensor:
-    return torch.maximum(RESIDUAL * b.abs().amax(-1), 16 * torch.finfo(x.dtype).eps * x.abs().amax(-1))
-
-
-class _SparseSolve(torch.autograd.Function):
-    """The solution of a sparse ``_System``, with the adjoint system as its derivative."""
-
-    @staticmethod
-    def forward(weights: Tensor, b: Tensor, state: Tensor, next_state: Tensor, gamma: float, transpose: bool) -> Tensor:
-        flat_weights, flat_b = weights.reshape(-1, weights.shape[-1]), b.reshape(-1, b.shape[-1])
-        system = _System(state, next_state, gamma, transpose)
-        rows = [_solve_one(w, row, system) for w, row in zip(flat_weights, flat_b, strict=True)]
-        return torch.stack(rows).reshape(b.shape) if rows else torch.zeros_like(b)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        weights, _, state, next_state, ctx.gamma, ctx.transpose = inputs
-        ctx.save_for_backward(weights, state, next_state, output)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        weights, state, next_state, x = ctx.saved_tensors
-        # (I − γP)ᵀ λ = ∂L/∂x, then ∂L/∂b = λ and ∂L/∂P(s,s') = γ λ(s) x(s')
-        adjoint = _solve_sparsely(weights, grads[0], _System(state, next_state, ctx.gamma, not ctx.transpose))
-        left, right = (x, adjoint) if ctx.transpose else (adjoint, x)
-        into_weights = None
-        if ctx.needs_input_grad[0]:
-            into_weights = ctx.gamma * left.index_select(-1, state) * right.index_select(-1, next_state)
-        return into_weights, adjoint, None, None, None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        front = [a.expand(info.batch_size, *a.shape) if d is None else a.movedim(d, 0)
-                 for a, d in zip(args[:2], in_dims[:2], strict=True)]  # fmt: skip
-        return _solve_sparsely(front[0], front[1], _System(*args[2:])), 0
-
-
-def _solve_sparsely(weights: Float[Tensor, "*batch K"], b: Float[Tensor, "*batch S"], system: _System) -> Tensor:
-    x: Tensor = _SparseSolve.apply(weights, b, *system)  # type: ignore[no-untyped-call]
-    return x
-
-
-def _solve_one(weights: Float[Tensor, "K"], b: Float[Tensor, "S"], system: _System) -> Tensor:
-    """The first answer whose residual passes the check: BiCGSTAB, GMRES, repeated backups, LU."""
-    P = _sparse_matrix(weights, len(b), system)
-
-    def apply(x: Tensor) -> Tensor:
-        return x - system.gamma * (P @ x)
-
-    x = torch.zeros_like(b)
-    for method in (bicgstab, gmres, richardson):
-        attempt = method(apply, b, x, TARGET * largest(b))
-        if largest(b - apply(attempt)) <= largest(b - apply(x)):
-            x = attempt
-        if largest(b - apply(x)) <= float(_limit(b, x)):
-            return x
-    if len(b) ** 2 <= DENSE_LIMIT:
-        return _solve_dense(weights, b, system)
-    _check_residual(b - apply(x), b, x)
-    return x
-
-
-def _sparse_matrix(weights: Tensor, n: int, system: _System) -> Tensor:
-    """P, or its transpose, in compressed rows; entries of one place are left apart."""
-    rows, columns = system.state, system.next_state
-    if system.transpose:
-        rows, order = torch.sort(columns, stable=True)
-        columns, weights = system.state[order], weights[order]
-    starts = torch.searchsorted(rows, torch.arange(n + 1, device=rows.device))
-    index = torch.int32 if len(rows) < 2**31 else torch.int64
-    with warnings.catch_warnings():
-        # torch 2.11 gives the second even to those who opt out, as here.
-        beta_or_unchecked = "Sparse (CSR tensor support is in beta|invariant checks are implicitly disabled)"
-        warnings.filterwarnings("ignore", message=beta_or_unchecked)
-        return torch.sparse_csr_tensor(starts.to(index), columns.to(index), weights, (n, n), check_invariants=False)

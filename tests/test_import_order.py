@@ -16,7 +16,7 @@ ORDER = [
     ["_checks", "_precision", "_masks"],
     ["mdp", "_gymnasium", "_tables", "gallery", "trajectories"],
     ["returns"],
-    ["_krylov", "value_functions"],
+    ["_krylov", "_elimination", "_linear", "value_functions"],
     ["softmax_policy"],
     ["decoding"],
     ["_gradients", "policy_gradient"],

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pgtheory import _krylov, gallery
+from pgtheory import _krylov, _linear, gallery
 from pgtheory import value_functions as vf
 from pgtheory.mdp import FiniteMDP, check_policy, equiprobable_policy
 from pgtheory.trajectories import Trajectories, enumerate_trajectories, sample_trajectories
@@ -71,7 +71,7 @@ def numpy_values(mdp: FiniteMDP, policy: Tensor, gamma: float) -> np.ndarray:
 
 
 def sparse_route(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vf, "DENSE_STATES", 0)
+    monkeypatch.setattr(_linear, "DENSE_STATES", 0)
 
 
 @pytest.fixture(params=["dense", "sparse"])
@@ -79,7 +79,7 @@ def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     """Each test that takes it runs by both solvers."""
     if request.param == "sparse":
         sparse_route(monkeypatch)
-        monkeypatch.setattr(vf, "DENSE_LIMIT", 0)  # no dense rescue
+        monkeypatch.setattr(_linear, "DENSE_LIMIT", 0)  # no dense rescue
     return str(request.param)
 
 
@@ -503,11 +503,11 @@ class TestSolvers:
         stopped = classic(lambda x: A @ x, r, torch.zeros_like(r), 1e-13)
         assert (A @ stopped - r).abs().max() > 1e-5 * r.abs().max()
         sparse_route(monkeypatch)
-        monkeypatch.setattr(vf, "DENSE_LIMIT", 0)
-        monkeypatch.setattr(vf, "bicgstab", classic)
+        monkeypatch.setattr(_linear, "DENSE_LIMIT", 0)
+        monkeypatch.setattr(_linear, "bicgstab", classic)
         np.testing.assert_allclose(state_values(mdp, policy, 0.99), np.linalg.solve(A, r), atol=1e-13)
 
-    @pytest.mark.parametrize("working", ["bicgstab", "gmres", "richardson", "dense"])
+    @pytest.mark.parametrize("working", ["bicgstab", "elimination", "gmres", "richardson", "dense"])
     def test_each_solver_of_the_chain_suffices_alone(self, working: str, monkeypatch: pytest.MonkeyPatch) -> None:
         mdp = gallery.garnet(40, 3, 4, seed=1)
         policy = random_policy(mdp)
@@ -518,20 +518,23 @@ class TestSolvers:
             return torch.full_like(b, torch.nan)
 
         for method in {"bicgstab", "gmres", "richardson"} - {working}:
-            monkeypatch.setattr(vf, method, useless)
+            monkeypatch.setattr(_linear, method, useless)
+        if working != "elimination":
+            monkeypatch.setattr(_linear, "eliminate", lambda *_, **__: None)
         if working != "dense":
-            monkeypatch.setattr(vf, "DENSE_LIMIT", 0)
+            monkeypatch.setattr(_linear, "DENSE_LIMIT", 0)
         np.testing.assert_allclose(state_values(mdp, policy, 0.9), expected, rtol=1e-10)
 
     def test_an_unsolved_system_is_an_error_and_never_an_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
         sparse_route(monkeypatch)
-        monkeypatch.setattr(vf, "DENSE_LIMIT", 0)
+        monkeypatch.setattr(_linear, "DENSE_LIMIT", 0)
+        monkeypatch.setattr(_linear, "eliminate", lambda *_, **__: None)
         for method in ("bicgstab", "gmres", "richardson"):
 
             def slightly_off(apply: _krylov.Operator, b: Tensor, x: Tensor, target: float) -> Tensor:
                 return _krylov.richardson(apply, b, x, 1e-9 * _krylov.largest(b))
 
-            monkeypatch.setattr(vf, method, slightly_off)
+            monkeypatch.setattr(_linear, method, slightly_off)
         mdp = gallery.gridworld()
         with pytest.raises(
             RuntimeError, match=r"not solved: the residual is .*e-\d+ of the right-hand side, not 1e-10"
