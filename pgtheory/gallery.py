@@ -30,6 +30,9 @@ __all__ = [
     "two_state_toy",
 ]
 
+# An MDP whose outcomes are written one by one is refused if they are more than this.
+OUTCOMES_LIMIT = 10_000_000
+
 # A token tree with more states than this is refused.
 TREE_LIMIT = 2**22
 
@@ -277,7 +280,7 @@ def random_walk(
         >>> random_walk()
         FiniteMDP(7 states (2 terminal), 1 action, 2 rewards, 10 outcomes)
     """
-    n = _checks.check_count("n", n)
+    n = _checks.check_count("n", n, at_most=OUTCOMES_LIMIT // 2)
     ends = {0: r_left, n + 1: r_right}
     outcomes = [(s, 0, to, ends.get(to, 0.0), 0.5) for s in range(1, n + 1) for to in (s - 1, s + 1)]
     return FiniteMDP.from_outcomes(
@@ -350,6 +353,7 @@ def gamblers_problem(
     """
     p_heads = _checks.check_unit_interval("p_heads", p_heads)
     goal = _checks.check_count("goal", goal, at_least=2)
+    _checks.check_room("the outcomes of gamblers_problem", goal, goal // 2, limit=OUTCOMES_LIMIT)
     outcomes = []
     for capital in range(1, goal):
         for stake in range(0 if zero_stake else 1, min(capital, goal - capital) + 1):
@@ -665,6 +669,7 @@ def garnet(
     n_states, n_actions = _checks.check_count("n_states", n_states), _checks.check_count("n_actions", n_actions)
     if _checks.check_count("branching", branching) > n_states:
         raise ValueError(f"branching is {branching}, more than the {n_states} states")
+    _checks.check_room("the outcomes of garnet", n_states, n_actions, branching, limit=10 * OUTCOMES_LIMIT)
     stop = _checks.check_unit_interval("stop_probability", stop_probability)
     rng = torch.Generator().manual_seed(seed) if generator is None else generator
     n_rows = n_states * n_actions

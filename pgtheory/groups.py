@@ -319,7 +319,7 @@ def two_answer_lengths(
         >>> two_answer_lengths(4)
         FiniteMDP(5 states (1 terminal), 3 actions, 2 rewards, 6 outcomes)
     """
-    length = _checks.check_count("length", length)
+    length = _checks.check_count("length", length, at_most=10**7)
     first, second, third = (float(r) for r in rewards)
     outcomes = [(0, 0, length, first, 1.0), (0, 2, length, third, 1.0)]
     chain = [(s, 1, s + 1, second if s == length - 1 else 0.0, 1.0) for s in range(length)]
@@ -544,7 +544,7 @@ def _group_probabilities(group: Int[Tensor, "n size"], probabilities: Tensor) ->
     begins = torch.nn.functional.pad(group[:, 1:] != group[:, :-1], (1, 0), value=True)
     so_far = place - torch.where(begins, place, 0).cummax(-1).values + 1
     # Factor by factor, the product is the probability of the first i responses as a group: it cannot overflow.
-    factors = place / so_far * wide(probabilities)[group]
+    factors = wide(probabilities)[group] * place / so_far
     return factors.cumprod(-1)[:, -1]
 
 

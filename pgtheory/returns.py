@@ -54,7 +54,8 @@ def discount_factors(
         tensor([1.0000, 0.5000, 0.2500, 0.1250])
     """
     gamma = _checks.check_gamma(gamma)
-    steps = torch.arange(_checks.check_count("horizon", horizon, at_least=0), dtype=torch.float64, device=device)
+    horizon = _checks.check_count("horizon", horizon, at_least=0, at_most=_checks.ROOM)
+    steps = torch.arange(horizon, dtype=torch.float64, device=device)
     return torch.pow(gamma, steps).to(_floating("dtype", dtype))
 
 
@@ -89,7 +90,9 @@ def return_matrix(
                 [0.0000, 0.0000, 1.0000]])
     """
     gamma = _checks.check_gamma(gamma)
-    steps = torch.arange(_checks.check_count("horizon", horizon, at_least=0), dtype=torch.float64, device=device)
+    horizon = _checks.check_count("horizon", horizon, at_least=0)
+    _checks.check_room("return_matrix", horizon, horizon, limit=2**28)
+    steps = torch.arange(horizon, dtype=torch.float64, device=device)
     return _weights(gamma, steps - steps[:, None]).to(_floating("dtype", dtype))
 
 

@@ -262,3 +262,16 @@ def test_inputs_are_not_modified() -> None:
     generalized_advantages(*inputs, 0.9, 0.9, terminated=torch.zeros(2, 3, 4, dtype=torch.bool))
     for x, copy in zip(inputs, copies, strict=True):
         assert torch.equal(x, copy)
+
+
+def test_a_critic_that_is_far_off_leaves_the_variance_its_digits() -> None:
+    # One decision between 1 and 0, then the end: δ = R − V, so the variance given the action is 0 for any V, and that
+    # of a coin of ±1/2 is 1/4.
+    outcomes = [(0, 0, 1, 1.0, 0.5), (0, 0, 1, 0.0, 0.5), (1, 0, 2, 1.0, 0.5), (1, 0, 2, 0.0, 0.5)]
+    mdp = FiniteMDP.from_outcomes(outcomes, n_states=3, n_actions=1, initial=0, terminal=[2])
+    for offset in (0.0, 1e7):
+        values = torch.full((3,), offset, dtype=F64)
+        found = generalized_advantage_moments(mdp, equiprobable_policy(mdp), values, 1.0, 0.5)
+        torch.testing.assert_close(
+            found.variance[:, 0], torch.tensor([0.25 + 0.0625, 0.25, 0.0], dtype=F64), rtol=0, atol=1e-8
+        )

@@ -608,3 +608,21 @@ def test_a_generator_of_another_device_is_refused() -> None:
 
     with pytest.raises(ValueError, match="generator is on meta but logits is on cpu"):
         sample(row(GOOD), generator=Elsewhere())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("tau", [1e-5, 1e-40, 1e-46, 1e-310, 5e-324])
+def test_temperatures_near_zero_are_greedy_in_every_dtype(tau: float, dtype: torch.dtype) -> None:
+    found = decoding_distribution(torch.tensor([[1.0, 2.0, -1.0], [2.0, 0.0, 2.0]], dtype=dtype), temperature=tau)
+    assert found.tolist() == [[0.0, 1.0, 0.0], [0.5, 0.0, 0.5]]
+    assert found.dtype == dtype
+
+
+def test_a_temperature_and_logits_that_are_both_tiny_still_divide() -> None:
+    found = decoding_distribution(torch.tensor([0.0, -1e-310], dtype=torch.float64), temperature=1e-310)
+    torch.testing.assert_close(found[0].item(), 1 / (1 + math.exp(-1)), rtol=1e-12, atol=0.0)
+
+
+def test_half_precision_holds_the_decoding_distribution_of_a_large_vocabulary() -> None:
+    found = decoding_distribution(torch.zeros(100_000, dtype=torch.float16))
+    assert float(found[0]) == float(torch.tensor(1e-5).half())

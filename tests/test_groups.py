@@ -414,3 +414,71 @@ def test_inputs_are_not_modified() -> None:
     grpo_loss(inputs[0], inputs[1], inputs[2][..., 0], mask=mask, variant="gspo", ref_log_probs=inputs[1], beta=0.1)
     for x, copy in zip(inputs, copies, strict=True):
         assert torch.equal(x, copy)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"), [(torch.float16, 300.0), (torch.float32, 1e20), (torch.float32, 1e-5), (F64, 1e200)]
+)
+def test_large_and_small_rewards_are_scaled_before_they_are_squared(dtype: torch.dtype, size: float) -> None:
+    found = group_advantages(torch.tensor([size, -size], dtype=dtype))
+    exact = size / (math.sqrt(2.0) * size + 1e-4)  # σ = √2 · size with ddof = 1
+    torch.testing.assert_close(found.double(), torch.tensor([exact, -exact], dtype=F64), rtol=1e-3, atol=0.0)
+
+
+def test_a_token_of_zero_advantage_is_zero_at_any_ratio() -> None:
+    log_probs = torch.full((1, 2, 3), 200.0)
+    mask = torch.ones(1, 2, 3, dtype=torch.bool)
+    for variant in VARIANTS:
+        loss = grpo_loss(
+            log_probs, torch.zeros_like(log_probs), torch.ones(1, 2), mask=mask, variant=variant, clip=(1.0, math.inf)
+        )
+        assert loss.item() == 0.0
+
+
+def test_the_difficulty_weight_of_a_large_group_is_its_limit() -> None:
+    # K → ∞: the standard deviation is √(p(1−p)), and all that is left of the group is that factor.
+    p = torch.tensor([0.5, 0.1], dtype=F64)
+    expected = 1 / ((p * (1 - p)).sqrt() + 1e-4)
+    torch.testing.assert_close(difficulty_weight(p, 10**5), expected, rtol=1e-4, atol=0.0)
+    torch.testing.assert_close(
+        difficulty_weight(p, 10**5, scale="none"), torch.full_like(p, 1 - 1e-5), rtol=1e-9, atol=0.0
+    )
+    torch.testing.assert_close(difficulty_weight(p.float(), 10**5).double(), expected, rtol=1e-4, atol=0.0)
+    with pytest.raises(ValueError, match="size must be at most"):
+        difficulty_weight(p, 10**12)
+
+
+@pytest.mark.parametrize("gap", [37.0, 80.0, 400.0])
+def test_the_ledger_has_its_angles_beside_a_nearly_certain_policy(gap: float) -> None:
+    # One decision between rewards 1 and 0: every loss moves along (1, -1), RLOO by π(1 − π) = e^{-gap}.
+    h = torch.tensor([[gap, 0.0], [0.0, 0.0]], dtype=F64)
+    rows = {row.name: row for row in group_bias_ledger(gallery.bandit([1.0, 0.0]), h, horizon=1)}
+    assert all(row.angle < 1e-10 for row in rows.values())
+    assert abs(rows["rloo"].length - 1) < 1e-12
+    assert abs(rows["dr_grpo"].length - 2 / 3) < 1e-12
+    assert abs(rows["rloo"].mean[0, 0].item() / math.exp(-gap) - 1) < 1e-12
+
+
+@pytest.mark.parametrize("rewards", [[1.0, 0.0], [0.3, 0.3]])
+def test_there_is_no_angle_to_a_gradient_that_is_zero_or_rounding(rewards: list[float]) -> None:
+    h = torch.tensor([[800.0 if rewards[0] == 1.0 else 0.5, 0.0], [0.0, 0.0]], dtype=F64)
+    for row in group_bias_ledger(gallery.bandit(rewards), h, horizon=1):
+        assert math.isnan(row.angle)
+        assert math.isnan(row.length)
+        assert row.bias < 1e-15
+        assert row.variance < 1e-15
+
+
+def test_large_groups_of_few_responses_are_weighed_right() -> None:
+    # RLOO is unbiased for every size; 301 groups of 300, whose numbers of orders reach 10^89.
+    bandit, h = gallery.bandit([1.0, 0.0]), torch.zeros(2, 2, dtype=F64)
+    found = expected_group_gradient(group_loss_variants()["rloo"], bandit, h, horizon=1, size=300)
+    torch.testing.assert_close(found, -exact_policy_gradient(bandit, h, 1.0), rtol=1e-12, atol=1e-15)
+
+
+def test_groups_too_many_to_count_are_refused_at_once() -> None:
+    bandit, h = gallery.bandit([1.0, 0.0, 0.5]), torch.zeros(2, 3, dtype=F64)
+    with pytest.raises(ValueError, match="size must be at most 50,000,000"):
+        group_bias_ledger(bandit, h, horizon=1, size=2**31)
+    with pytest.raises(ValueError, match=r"groups of 100000 responses: make size or horizon smaller"):
+        group_bias_ledger(bandit, h, horizon=1, size=10**5)

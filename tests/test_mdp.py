@@ -479,3 +479,36 @@ def test_a_wrong_policy_is_refused(case):
     build, message = BAD_POLICIES[case]
     with pytest.raises(ValueError, match=message):
         check_policy(coin(), build())
+
+
+@pytest.mark.parametrize(
+    ("rewards", "dtype", "message"),
+    [
+        ([1e5, 0.0], torch.float16, r"rewards hold 100000, which overflows torch.float16"),
+        ([2048.0, 2049.0], torch.float16, r"rewards hold 2048 and 2049, which are one number in torch.float16"),
+        ([2.0**24, 2.0**24 + 1], torch.float32, r"rewards hold 16777216 and 16777217, which are one number in"),
+    ],
+)
+def test_a_cast_that_merges_rewards_or_loses_one_names_them(rewards, dtype, message):
+    with pytest.raises(ValueError, match=message):
+        gallery.bandit(rewards).to(dtype=dtype)
+    p = torch.ones(2, dtype=dtype)
+    s, a = torch.zeros(2, dtype=torch.int64), torch.arange(2)
+    with pytest.raises(ValueError, match=message[8:40]):
+        FiniteMDP.from_outcomes(
+            (s, a, s + 1, torch.tensor(rewards, dtype=F64), p), n_states=2, n_actions=2, initial=0, terminal=[1]
+        )
+
+
+def test_a_cast_that_loses_a_probability_names_it():
+    outcomes = [(0, 0, 1, 0.0, 1e-9), (0, 0, 1, 1.0, 1 - 1e-9)]
+    mdp = FiniteMDP.from_outcomes(outcomes, n_states=2, n_actions=1, initial=0, terminal=[1])
+    with pytest.raises(ValueError, match=r"probability 1e-09 is 0 in torch.float16"):
+        mdp.to(dtype=torch.float16)
+    assert mdp.to(dtype=torch.float32).outcomes.probability.min() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_terminal_states_may_have_any_integer_dtype(dtype):
+    mdp = FiniteMDP.from_outcomes(COIN, n_states=3, n_actions=2, initial=0, terminal=torch.tensor([2], dtype=dtype))
+    assert mdp.terminal.tolist() == [False, False, True]

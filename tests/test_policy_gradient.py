@@ -890,3 +890,27 @@ def test_what_just_fits_is_not_refused():
     n = len(enumerate_trajectories(TOY, UNIFORM, horizon=2)[1])
     assert n**3 * 3 * 2 < BATCH_LIMIT < n**5 * 5 * 2
     assert expected(batch_size=3).isfinite().all()
+
+
+@pytest.mark.parametrize("batch_size", [10**6, 2**31, 10**5000])
+def test_batches_too_many_to_count_are_refused_at_once(batch_size):
+    def loss(log_probs, rewards, gamma, *, mask):
+        return log_probs.sum()
+
+    bandit, h = gallery.bandit([1.0, 0.0]), torch.zeros(2, 2, dtype=F64)
+    with pytest.raises(
+        ValueError, match=r"batches of 1000000 from 2 trajectories|batch_size must be at most 50,000,000"
+    ):
+        expected_gradient(loss, bandit, h, 1.0, horizon=1, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("gap", [20.0, 40.0, 300.0])
+def test_the_gradient_of_a_nearly_certain_policy_has_its_digits(gap):
+    # One decision between rewards 1 and 0: ∂J/∂h = ± π(1 − π) = ± e^{-gap} up to terms of e^{-2 gap}
+    h = torch.tensor([[gap, 0.0], [0.0, 0.0]], dtype=F64)
+    for found in (
+        exact_policy_gradient(gallery.bandit([1.0, 0.0]), h, 1.0),
+        likelihood_ratio_gradient(gallery.bandit([1.0, 0.0]), h, 1.0, horizon=1),
+    ):
+        size = math.exp(-gap) / (1 + math.exp(-gap)) ** 2
+        torch.testing.assert_close(found[0], torch.tensor([size, -size], dtype=F64), rtol=1e-12, atol=0.0)

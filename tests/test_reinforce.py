@@ -669,3 +669,51 @@ def test_no_argument_is_modified() -> None:
     leave_one_out_baseline(rewards, mask=mask)
     bootstrapped_rewards(rewards, baseline[:, 0], 0.9, mask=mask, truncated=mask[:, 1])
     assert all(torch.equal(x, y) for x, y in zip(before, (log_probs, rewards, baseline, mask), strict=True))
+
+
+def test_the_baseline_of_an_episode_is_not_lost_beside_its_own_return() -> None:
+    returns = torch.tensor([[1e20], [1.0], [3.0]], dtype=F64)
+    assert leave_one_out_baseline(returns)[0].item() == 2.0
+
+
+def test_half_precision_losses_are_summed_in_float32() -> None:
+    ones, half = torch.ones(1, 70_000, dtype=torch.float16), torch.full((1, 300), 300.0, dtype=torch.float16)
+    # Σ_t 2^-t = 2, of 70,000 terms; ½ 300², 300 times, overflows but 300 episodes of one step each average it
+    assert abs(entropy_bonus(ones, 0.5).item() - 2.0) < 1e-3
+    assert abs(value_loss(half.T * 0.5, half.T, 1.0).item() / (150.0**2 / 2) - 1) < 1e-3
+    assert (
+        abs(optimal_baseline(torch.tensor([0.9, 0.1]).log().half(), torch.tensor([1.0, 0.0]).half()).item() - 0.1)
+        < 1e-3
+    )
+
+
+def test_the_optimal_baseline_of_a_nearly_certain_policy_has_its_digits() -> None:
+    # π ∝ (1, δ, 2δ): the weights π(a) ‖e_a − π‖² are (14 δ² , 2δ, 4δ) up to relative terms of δ
+    delta = 1e-15
+    h = torch.tensor([0.0, math.log(delta), math.log(2 * delta)], dtype=F64)
+    found = optimal_baseline(h, torch.tensor([5.0, 1.0, 4.0], dtype=F64))
+    assert abs(found.item() - 3.0) < 1e-12
+
+
+@pytest.mark.parametrize("gap", [37.0, 400.0])
+def test_the_ledger_has_its_angles_beside_a_nearly_certain_policy(gap: float) -> None:
+    h = torch.tensor([[gap, 0.0], [0.0, 0.0]], dtype=F64)
+    rows = {row.name: row for row in bias_ledger(gallery.bandit([1.0, 0.0]), h, 1.0, horizon=1)}
+    assert rows["reward to go"].angle < 1e-10
+    assert abs(rows["own-sample mean"].length - 2 / 3) < 1e-12
+
+
+def test_there_is_no_angle_to_a_gradient_that_is_zero() -> None:
+    h = torch.tensor([[800.0, 0.0], [0.0, 0.0]], dtype=F64)
+    for row in bias_ledger(gallery.bandit([1.0, 0.0]), h, 1.0, horizon=1):
+        assert math.isnan(row.angle)
+        assert math.isnan(row.length)
+        assert row.bias == 0.0
+
+
+def test_a_horizon_beyond_the_longest_episode_changes_nothing_in_the_ledger() -> None:
+    bandit, h = gallery.bandit([1.0, 0.0]), torch.zeros(2, 2, dtype=F64)
+    short = bias_ledger(bandit, h, 1.0, horizon=1)
+    long = bias_ledger(bandit, h, 1.0, horizon=10**6)
+    for x, y in zip(short, long, strict=True):
+        torch.testing.assert_close(x.mean, y.mean)

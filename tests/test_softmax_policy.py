@@ -802,3 +802,35 @@ def test_bad_input_is_refused_by_name_fault_and_place(
 ) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_state_numbers_may_have_any_integer_dtype(dtype: torch.dtype) -> None:
+    mask = torch.tensor([[True, False], [True, True], [False, True]])
+    features = torch.arange(12, dtype=F64).view(3, 2, 2)
+    policies = [
+        TabularPolicy(3, 2, available=mask, dtype=F64, init_std=1.0, generator=seeded()),
+        LinearPolicy(features, available=mask, init_std=1.0, generator=seeded()),
+        NeuralPolicy(2, 2, features=features[:, 0], available=mask, generator=seeded()),
+    ]
+    for policy in policies:
+        whole = policy.preferences(torch.arange(3))
+        found = policy.preferences(torch.tensor([2, 0, 1], dtype=dtype))
+        assert_same_up_to_rounding(found, torch.stack([whole[2], whole[0], whole[1]]))
+        assert policy.probabilities(torch.tensor([2, 0], dtype=dtype))[1, 0] == 1.0
+
+
+def test_half_precision_holds_a_distribution_over_many_actions() -> None:
+    n = 100_000
+    half = torch.zeros(n, dtype=torch.float16)
+    assert abs(float(entropy(half)) - math.log(n)) < 0.01
+    torch.testing.assert_close(log_softmax_policy(half), torch.full((n,), -math.log(n)).half())
+    assert float(softmax_policy(half)[0]) == float(torch.tensor(1 / n).half())
+    assert abs(float(fisher_information(torch.tensor([0.0, -8.0]).half())[0, 0]) - 3.3524e-4) < 1e-6
+
+
+def test_the_fisher_information_of_a_nearly_certain_policy_has_its_digits() -> None:
+    # π = (1, δ) / (1 + δ): all four entries are ± δ / (1 + δ)²
+    found = fisher_information(torch.tensor([0.0, -40.0], dtype=F64))
+    size = math.exp(-40.0)
+    torch.testing.assert_close(found, torch.tensor([[size, -size], [-size, size]], dtype=F64), rtol=1e-14, atol=0.0)

@@ -435,3 +435,59 @@ def test_inputs_are_not_modified() -> None:
     kl_estimate(inputs[0], inputs[1], mask=mask)
     for x, copy in zip(inputs, copies, strict=True):
         assert torch.equal(x, copy)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, F64])
+def test_a_reward_of_zero_is_zero_however_large_its_ratio(dtype: torch.dtype) -> None:
+    # ρ_{0:t} = e^{(t+1)/2} reaches e^{1000}; only R_1 = 1 counts.
+    log_probs = torch.full((1, 2000), -0.5, dtype=dtype).requires_grad_()
+    rewards = torch.zeros(1, 2000, dtype=dtype)
+    rewards[0, 0] = 1.0
+    loss = off_policy_loss(log_probs, torch.full((1, 2000), -1.0, dtype=dtype), rewards, 1.0)
+    loss.backward()
+    assert log_probs.grad is not None
+    expected = torch.zeros(1, 2000, dtype=dtype)
+    expected[0, 0] = -math.exp(0.5)
+    torch.testing.assert_close(loss, expected[0, 0])
+    torch.testing.assert_close(log_probs.grad, expected)
+
+
+def test_a_product_is_finite_although_the_ratio_is_not() -> None:
+    # e^{100} 0.1^{60}, in float32
+    log_probs, rewards = torch.zeros(1, 61), torch.zeros(1, 61)
+    log_probs[0, 0], rewards[0, 60] = 100.0, 1.0
+    loss = off_policy_loss(log_probs, torch.zeros(1, 61), rewards.clone(), 0.5)
+    assert abs(float(loss) / -(math.exp(100.0) * 0.5**60) - 1) < 1e-4
+
+
+@pytest.mark.parametrize("average", ["steps", "episodes"])
+def test_an_advantage_of_zero_is_zero_where_nothing_clips(average: str) -> None:
+    log_probs = torch.tensor([[1000.0, 0.0]]).requires_grad_()
+    advantages = torch.tensor([[0.0, 1.0]])
+    loss = ppo_clip_loss(log_probs, torch.zeros(1, 2), advantages, clip=(1.0, math.inf), average=average)  # type: ignore[arg-type]
+    loss.backward()
+    scale = 2 if average == "steps" else 1
+    assert loss.item() == -1 / scale
+    assert log_probs.grad is not None
+    assert log_probs.grad.tolist() == [[0.0, -1 / scale]]
+    assert clipped_surrogate(log_probs, torch.zeros(1, 2), advantages, clip=(1.0, math.inf)).tolist() == [[0.0, 1.0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_counts_past_its_largest_number(dtype: torch.dtype) -> None:
+    n = 70_000
+    ones, zeros = torch.ones(1, n, dtype=dtype), torch.zeros(1, n, dtype=dtype)
+    assert masked_mean(ones).item() == 1.0
+    assert ppo_clip_loss(zeros, zeros, ones).item() == -1.0
+    assert abs(effective_sample_size(ones[:, :60_000]).item() / 60_000 - 1) < 0.01
+    assert importance_ratios(zeros, zeros, level="geometric_mean").unique().tolist() == [1.0]
+    # 3000 steps of ln 1.001 are not lost one by one beside their sum
+    steps = torch.full((1, 3000), 1e-3, dtype=dtype)
+    prefix = importance_ratios(steps, torch.zeros_like(steps), level="prefix")[0, -1].item()
+    assert abs(prefix / math.exp(3000 * steps[0, 0].item()) - 1) < 0.01
+
+
+def test_half_precision_keeps_k3_near_ratio_one() -> None:
+    x = torch.tensor(0.01).half()
+    found = kl_estimate(torch.zeros(1).half(), x[None]).item()
+    assert abs(found / (math.expm1(x.item()) - x.item()) - 1) < 0.01

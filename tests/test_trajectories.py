@@ -692,3 +692,52 @@ def test_a_generator_on_another_device_is_named():
 
     with pytest.raises(ValueError, match="generator is on cuda but mdp is on cpu"):
         sample_trajectories(ROBOT, EVEN, 1, horizon=1, generator=Elsewhere())
+
+
+INTEGER_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+@pytest.mark.parametrize("dtype", INTEGER_DTYPES)
+def test_states_and_actions_may_have_any_integer_dtype(dtype):
+    batch = sample_trajectories(ROBOT, EVEN, 5, horizon=4, generator=seeded())
+    narrow = batch._replace(states=batch.states.to(dtype), actions=batch.actions.to(dtype))
+    expected = [
+        [float(EVEN[s, a]) for s, a in zip(states, actions, strict=True)]
+        for states, actions in zip(batch.states[:, :-1].tolist(), batch.actions.tolist(), strict=True)
+    ]
+    assert at_steps(EVEN, narrow).tolist() == expected
+    assert torch.equal(trajectory_probabilities(ROBOT, EVEN, narrow), trajectory_probabilities(ROBOT, EVEN, batch))
+
+
+@pytest.mark.parametrize(("field", "number"), [("states", -1), ("states", 2), ("actions", -1), ("actions", 3)])
+def test_an_entry_that_a_table_does_not_have_is_named_and_never_wraps(field, number):
+    batch = sample_trajectories(ROBOT, EVEN, 1, horizon=1, generator=seeded())
+    column = getattr(batch, field).clone()
+    column[0, 0] = number
+    with pytest.raises(ValueError, match=rf"trajectories.{field} is {number} at n=0, t=0, not in 0\.\."):
+        at_steps(EVEN, batch._replace(**{field: column}))
+
+
+def test_rewards_of_another_dtype_are_refused_and_not_called_impossible():
+    batch = sample_trajectories(ROBOT, EVEN, 1, horizon=1, generator=seeded())
+    with pytest.raises(TypeError, match=r"trajectories.rewards is torch.float32 but mdp is torch.float64"):
+        trajectory_probabilities(ROBOT, EVEN, batch._replace(rewards=batch.rewards.float()))
+
+
+def test_a_horizon_that_is_never_reached_costs_nothing():
+    # 2 x 10^10 steps, if they were padded. The walk takes 9 steps on average.
+    walk = gallery.random_walk()
+    batch = sample_trajectories(walk, equiprobable_policy(walk), 20_000, horizon=10**6, generator=seeded())
+    short = sample_trajectories(walk, equiprobable_policy(walk), 20_000, horizon=1000, generator=seeded())
+    longest = int(short.lengths.max())
+    assert batch.actions.shape == (20_000, longest)
+    assert batch.states.shape == (20_000, longest + 1)
+    assert torch.equal(batch.states, short.states[:, : longest + 1])
+    assert torch.equal(batch.rewards, short.rewards[:, :longest])
+
+
+def test_trajectories_that_outgrow_their_first_room_go_on(monkeypatch):
+    expected = sample_trajectories(ROBOT, EVEN, 7, horizon=50, generator=seeded())
+    monkeypatch.setattr(trajectories, "ROOM_AT_FIRST", 3)
+    found = sample_trajectories(ROBOT, EVEN, 7, horizon=50, generator=seeded())
+    assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))

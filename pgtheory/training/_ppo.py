@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pgtheory import _checks, _ratios
+from pgtheory._precision import wide
 from pgtheory.advantages import generalized_advantages
 from pgtheory.softmax_policy import SoftmaxPolicy
 from pgtheory.surrogates import Clip, importance_ratios, kl_estimate, ppo_clip_loss
@@ -246,13 +247,14 @@ class PPOTrainer(Resumable):
 
     def _step(self, states: Tensor, actions: Tensor, old: Tensor, advantages: Tensor, targets: Tensor) -> None:
         if self.normalize and len(advantages) > 1:
-            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+            centred = wide(advantages) - wide(advantages).mean()
+            advantages = (centred / (centred.std() + 1e-8)).to(advantages.dtype)
         log_probs, log_policy = self._log_policy(states, actions)
         errors = targets - self.critic(states).squeeze(-1)
-        entropy = -(log_policy.exp() * log_policy).sum(-1).mean()
+        entropy = -(wide(log_policy).exp() * wide(log_policy)).sum(-1).mean()
         surrogate = ppo_clip_loss(log_probs, old, advantages, clip=self.clip)
         self.optimizer.zero_grad()
-        loss = surrogate + self.value_weight * errors.square().mean() / 2 - self.entropy_weight * entropy
+        loss = surrogate + self.value_weight * wide(errors).square().mean() / 2 - self.entropy_weight * entropy
         loss.backward()
         nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], self.max_norm)
         self.optimizer.step()

@@ -154,7 +154,7 @@ class Trainer(Resumable):
         self.policy.zero_grad()  # also what the optimiser does not move
         self.optimizer.zero_grad()
         self._loss(episodes, log_probs, entropies).backward()  # type: ignore[no-untyped-call]
-        gradients = [p.grad.norm() for p in self.policy.parameters() if p.grad is not None]
+        gradients = [p.grad.double().norm() for p in self.policy.parameters() if p.grad is not None]
         self.optimizer.step()
         mask, rewards = episodes.mask, episodes.rewards
         self.history.append(
@@ -164,7 +164,7 @@ class Trainer(Resumable):
                 total_reward=float(discounted_return(rewards, 1.0, mask=mask).mean()),
                 length=float(mask.sum(-1).double().mean()),
                 truncated=float(episodes.truncated.double().mean()),
-                entropy=float(entropies.detach()[mask].mean()),
+                entropy=float(entropies.detach()[mask].double().mean()),
                 gradient_norm=float(torch.stack(gradients).norm()),
                 performance=exact,
             )
