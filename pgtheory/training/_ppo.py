@@ -255,7 +255,7 @@ class PPOTrainer(Resumable):
         surrogate = ppo_clip_loss(log_probs, old, advantages, clip=self.clip)
         self.optimizer.zero_grad()
         loss = surrogate + self.value_weight * wide(errors).square().mean() / 2 - self.entropy_weight * entropy
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], self.max_norm)
         self.optimizer.step()
 
