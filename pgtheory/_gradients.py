@@ -99,6 +99,8 @@ def _slope(loss: Tensor, log_probs: Tensor) -> Tensor:
 def _checked_loss(loss: Tensor) -> Tensor:
     if not isinstance(loss, Tensor):
         raise TypeError(f"loss must return a scalar torch.Tensor, not {type(loss).__name__}")
+    if not loss.is_floating_point():
+        raise TypeError(f"loss must return a floating-point number, not {loss.dtype}")
     if loss.ndim > 0:
         raise ValueError(f"loss returned shape {list(loss.shape)}, expected a scalar: sum or average it")
     return loss

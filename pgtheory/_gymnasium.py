@@ -26,7 +26,7 @@ def import_gymnasium() -> Any:
 def mdp_from_environment(env: "gymnasium.Env[Any, Any] | str", initial: Any) -> FiniteMDP:
     """See `FiniteMDP.from_gymnasium`."""
     gymnasium = import_gymnasium()
-    base: Any = (gymnasium.make(env) if isinstance(env, str) else env).unwrapped
+    base = _unwrapped(gymnasium, env)
     name = env if isinstance(env, str) else type(base).__name__
     table = getattr(base, "P", None)
     if table is None:
@@ -49,10 +49,22 @@ def mdp_from_environment(env: "gymnasium.Env[Any, Any] | str", initial: Any) -> 
     )
 
 
+def _unwrapped(gymnasium: Any, env: Any) -> Any:
+    if isinstance(env, str):
+        try:
+            env = gymnasium.make(env)
+        except gymnasium.error.Error as error:
+            raise ValueError(f"env cannot be made: {error}") from None
+    if not isinstance(env, gymnasium.Env):
+        raise TypeError(f"env must be a gymnasium.Env or the id of one, not {_checks.named(env)}")
+    return env.unwrapped
+
+
 def _start(initial: Any, n_states: int) -> Tensor:
-    if isinstance(initial, int):
-        return torch.nn.functional.one_hot(torch.tensor(initial), n_states).double()
-    start = torch.as_tensor(np.asarray(initial), dtype=torch.float64)
+    if isinstance(initial, (int, np.integer)) and not isinstance(initial, bool):
+        state = _checks.check_count("initial", initial, at_least=0, at_most=n_states - 1)
+        return torch.eye(n_states, dtype=torch.float64)[state]
+    start = _checks.check_numbers("initial", initial).double()
     if start.shape != (n_states,):
         raise ValueError(f"initial has shape {list(start.shape)}, expected [{n_states}]")
     return start

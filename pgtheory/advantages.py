@@ -151,6 +151,7 @@ def generalized_advantage_moments(
     dtype, mdp, policy = mdp.dtype, widened(mdp), wide(policy)
     o, rate = mdp.outcomes, gamma * lam
     values = torch.where(mdp.terminal, 0.0, wide(values))
+    _checks.check_finite("values", values)
     errors = mdp.rewards[o.reward_index] + gamma * values[o.next_state] - values[o.state]
 
     def by_pair(terms: Tensor) -> Tensor:

@@ -16,10 +16,14 @@ from pgtheory._checks import (
     check_count,
     check_finite,
     check_floating,
+    check_generator,
+    check_has_values,
+    check_not_negative,
     check_real,
     check_same_device,
     first_place,
     is_traced,
+    probability_tolerance,
 )
 from pgtheory._precision import wide
 
@@ -240,8 +244,7 @@ def sample(logits: Float[Tensor, "*batch V"], *, generator: torch.Generator | No
         tensor([1, 0])
     """
     _check_logits(logits)
-    if generator is not None and generator.device.type != logits.device.type:
-        raise ValueError(f"generator is on {generator.device} but logits is on {logits.device}: make one there")
+    check_generator("generator", generator, "logits", logits.device)
     uniforms = torch.rand(logits.shape[:-1], dtype=torch.float64, device=logits.device, generator=generator)
     return inverse_cdf(logits, uniforms)
 
@@ -333,7 +336,8 @@ def decoded_policy(
 
     Raises:
         TypeError: As for `decoding_logits`.
-        ValueError: As for `decoding_logits`; or an entry of `policy` is negative or not finite.
+        ValueError: As for `decoding_logits`; or an entry of `policy` is negative or not finite, or a row sums to
+            neither 1 nor 0.
 
     Source:
         Holtzman, Buys, Du, Forbes and Choi (2020), section 3.1, applied state by state.
@@ -344,9 +348,12 @@ def decoded_policy(
                 [0.0000, 0.0000, 0.0000]])
     """
     check_floating("policy", policy)
+    if policy.ndim < 2 or policy.shape[-1] == 0:
+        raise ValueError(f"policy has shape {list(policy.shape)}, expected [..., S, A]")
     check_finite("policy", policy)
     if not is_traced(policy) and bool((policy < 0).any()):
         raise ValueError(f"policy is negative at {first_place(policy < 0)}")
+    _check_sums(policy)
     positive = policy > 0
     acts = positive.any(-1, keepdim=True)
     # log 0 = -inf, with no gradient through it; a row without actions is set aside.
@@ -394,6 +401,14 @@ def _sharpened(logits: Tensor, tau: float) -> Tensor:
     root = math.sqrt(tau)
     below = (logits - logits.amax(-1, keepdim=True)).double() / root / root
     return below.to(logits.dtype)
+
+
+def _check_sums(policy: Tensor) -> None:
+    """Raise `ValueError` unless each row is a distribution, or zero."""
+    total = policy.sum(-1, dtype=torch.promote_types(policy.dtype, torch.float32))
+    bad = (total != 0) & ~((total - 1).abs() <= probability_tolerance(policy.dtype))
+    if not is_traced(policy) and bool(bad.any()):
+        raise ValueError(f"policy sums to {total[bad][0].item():.10g} at {first_place(bad)}, not 1")
 
 
 def _keep_from(logits: Tensor, boundary: Tensor, n_ties: Tensor | None) -> Tensor:
@@ -483,6 +498,7 @@ def _check_logits(logits: Tensor) -> None:
     check_at_least_1d("logits", logits, "the vocabulary")
     if logits.shape[-1] == 0:
         raise ValueError(f"logits has shape {list(logits.shape)}: the vocabulary is empty")
+    check_has_values("logits", logits)
     if is_traced(logits):
         return
     largest = logits.detach().amax(-1)  # NaN where the row holds one
@@ -497,10 +513,7 @@ def _check_logits(logits: Tensor) -> None:
 
 def _check_tau(name: str, value: object) -> float:
     """Return the temperature as a float; raise `ValueError` unless it is finite and at least 0."""
-    tau = check_real(name, value)
-    if not 0.0 <= tau < math.inf:
-        raise ValueError(f"{name} must be finite and at least 0, not {tau}")
-    return tau
+    return check_not_negative(name, value)
 
 
 def _check_p(name: str, value: object) -> float:

@@ -76,6 +76,8 @@ def recycling_robot(
         tensor([0.9000, 0.1000], dtype=torch.float64)
     """
     alpha, beta = _checks.check_unit_interval("alpha", alpha), _checks.check_unit_interval("beta", beta)
+    r_search, r_wait = _checks.check_finite_number("r_search", r_search), _checks.check_finite_number("r_wait", r_wait)
+    r_rescue = _checks.check_finite_number("r_rescue", r_rescue)
     high, low = 0, 1
     search, wait, recharge = 0, 1, 2
     outcomes = [
@@ -281,7 +283,10 @@ def random_walk(
         FiniteMDP(7 states (2 terminal), 1 action, 2 rewards, 10 outcomes)
     """
     n = _checks.check_count("n", n, at_most=OUTCOMES_LIMIT // 2)
-    ends = {0: r_left, n + 1: r_right}
+    ends = {
+        0: _checks.check_finite_number("r_left", r_left),
+        n + 1: _checks.check_finite_number("r_right", r_right),
+    }
     outcomes = [(s, 0, to, ends.get(to, 0.0), 0.5) for s in range(1, n + 1) for to in (s - 1, s + 1)]
     return FiniteMDP.from_outcomes(
         outcomes, n_states=n + 2, n_actions=1, initial=(n + 1) // 2, terminal=[0, n + 1], action_names=("step",)
@@ -352,7 +357,7 @@ def gamblers_problem(
         [[0, 0, 0], [0, 1, 0], [0, 1, 1], [0, 1, 0], [0, 0, 0]]
     """
     p_heads = _checks.check_unit_interval("p_heads", p_heads)
-    goal = _checks.check_count("goal", goal, at_least=2)
+    goal, zero_stake = _checks.check_count("goal", goal, at_least=2), _checks.check_flag("zero_stake", zero_stake)
     _checks.check_room("the outcomes of gamblers_problem", goal, goal // 2, limit=OUTCOMES_LIMIT)
     outcomes = []
     for capital in range(1, goal):
@@ -385,9 +390,8 @@ def bandit(means: Sequence[float], *, spread: float = 0.0, dtype: torch.dtype = 
         >>> bandit([1.0, 2.0], spread=0.5).rewards
         tensor([0.5000, 1.5000, 2.5000], dtype=torch.float64)
     """
-    outcomes = [
-        (0, arm, 1, mean + sign * spread, 0.5) for arm, mean in enumerate(map(float, means)) for sign in (-1, 1)
-    ]
+    expected, spread = _checks.check_numbers("means", means).tolist(), _checks.check_finite_number("spread", spread)
+    outcomes = [(0, arm, 1, mean + sign * spread, 0.5) for arm, mean in enumerate(expected) for sign in (-1, 1)]
     n_actions = _checks.check_count("the number of means", len(outcomes) // 2)
     return FiniteMDP.from_outcomes(outcomes, n_states=2, n_actions=n_actions, initial=0, terminal=[1]).to(dtype=dtype)
 
@@ -422,7 +426,8 @@ def correlated_rewards(correlation: float = 1.0, *, dtype: torch.dtype = torch.f
         >>> torch.equal(same.dynamics(), opposite.dynamics())
         False
     """
-    if not -1.0 <= _checks.check_real("correlation", correlation) <= 1.0:
+    correlation = _checks.check_real("correlation", correlation)
+    if not -1.0 <= correlation <= 1.0:
         raise ValueError(f"correlation must be in [-1, 1], not {correlation}")
     start, good, bad, end = range(4)
     first = [
@@ -609,9 +614,10 @@ def token_tree(
         tensor([1., 2.], dtype=torch.float64)
     """
     sequences = token_sequences(n_tokens, length, eos=eos, n_prompts=n_prompts)
+    n_prompts, random = _checks.check_count("n_prompts", n_prompts), _seeded(seed)
     terminal = torch.tensor([len(tokens) == length or tokens[-1:] == (eos,) for _, tokens in sequences])
     by_state = torch.zeros(len(sequences), dtype=torch.float64)
-    by_state[terminal] = _response_rewards(reward, [x for x, t in zip(sequences, terminal, strict=True) if t], seed)
+    by_state[terminal] = _response_rewards(reward, [x for x, t in zip(sequences, terminal, strict=True) if t], random)
     # The children of the k-th open prefix are the next n_tokens states after the prompts and the children before them.
     s = (~terminal).nonzero()[:, 0].repeat_interleave(n_tokens)
     child = torch.arange(n_prompts, len(sequences))
@@ -671,7 +677,8 @@ def garnet(
         raise ValueError(f"branching is {branching}, more than the {n_states} states")
     _checks.check_room("the outcomes of garnet", n_states, n_actions, branching, limit=10 * OUTCOMES_LIMIT)
     stop = _checks.check_unit_interval("stop_probability", stop_probability)
-    rng = torch.Generator().manual_seed(seed) if generator is None else generator
+    _checks.check_generator("generator", generator, "the MDP", torch.device("cpu"))
+    rng = _seeded(seed) if generator is None else generator
     n_rows = n_states * n_actions
     next_states = _distinct(n_rows, branching, n_states, rng)
     probabilities = _random_partition(n_rows, branching, rng) * (1 - stop)
@@ -687,6 +694,10 @@ def garnet(
     return FiniteMDP.from_outcomes(
         columns, n_states=total, n_actions=n_actions, initial=start, terminal=list(range(n_states, total))
     ).to(dtype=dtype)
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(_checks.check_count("seed", seed, at_least=-(2**63), at_most=2**64 - 1))
 
 
 def _cells(size: int) -> list[tuple[int, int]]:
@@ -713,22 +724,26 @@ def _check_tree_size(n_tokens: int, length: int, eos: int | None, n_prompts: int
 def _response_rewards(
     reward: Callable[[int, tuple[int, ...]], float] | Tensor | None,
     responses: list[tuple[int, tuple[int, ...]]],
-    seed: int,
+    generator: torch.Generator,
 ) -> Tensor:
     """The reward of each complete response, in float64."""
     if reward is None:
-        return torch.rand(len(responses), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        return torch.rand(len(responses), generator=generator, dtype=torch.float64)
     if isinstance(reward, Tensor):
+        _checks.check_floating("reward", reward)
         if reward.shape != (len(responses),):
             expected = f"[{len(responses)}], one for each complete response"
             raise ValueError(f"reward has shape {list(reward.shape)}, expected {expected}")
+        _checks.check_finite("reward", reward)
         return reward.detach().double().cpu()
-    return torch.tensor([float(reward(prompt, tokens)) for prompt, tokens in responses], dtype=torch.float64)
+    _checks.check_callable("reward", reward)
+    numbers = [_checks.check_finite_number("reward(…)", reward(prompt, tokens)) for prompt, tokens in responses]
+    return torch.tensor(numbers, dtype=torch.float64)
 
 
 def _prompt_distribution(initial: Tensor | Sequence[float] | None, n_prompts: int, n_states: int) -> Tensor:
     """The distribution of the prompts, padded with zeros for the states that are no prompts."""
-    given = torch.as_tensor([1 / n_prompts] * n_prompts if initial is None else initial, dtype=torch.float64)
+    given = _checks.check_numbers("initial", [1 / n_prompts] * n_prompts if initial is None else initial).double()
     if given.shape != (n_prompts,):
         raise ValueError(f"initial has shape {list(given.shape)}, expected [{n_prompts}], one for each prompt")
     return torch.nn.functional.pad(given.detach().cpu(), (0, n_states - n_prompts))

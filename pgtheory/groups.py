@@ -118,7 +118,7 @@ def group_advantages(
         tensor([ 0.6667, -0.6667, -0.6667,  0.6667])
     """
     size = _check_group(rewards, scale, baseline)
-    ddof, eps = _checks.check_count("ddof", ddof, at_least=0), _check_eps(eps)
+    ddof, eps = _checks.check_count("ddof", ddof, at_least=0), _checks.check_not_negative("eps", eps)
     # Differences from the first reward are exactly 0 where all are equal, which r − mean(r) is not.
     deviation = wide(rewards) - wide(rewards[..., :1])
     deviation = deviation - deviation.mean(-1, keepdim=True)
@@ -222,8 +222,7 @@ def grpo_loss(
         tensor([[[-0.5000, -0.5000],
                  [ 0.5000,  0.0000]]])
     """
-    if variant not in _RECIPES:
-        raise ValueError(f"variant is {variant!r}, expected one of {', '.join(map(repr, _RECIPES))}")
+    _checks.check_choice("variant", variant, tuple(_RECIPES))
     return _group_loss(_RECIPES[variant], log_probs, old_log_probs, rewards, mask, clip, ref_log_probs, beta)
 
 
@@ -267,13 +266,14 @@ def difficulty_weight(
         tensor([1.7355, 2.1768], dtype=torch.float64)
     """
     _checks.check_floating("success", success)
+    _checks.check_has_values("success", success)
     if not _checks.is_traced(success) and (outside := ~((success > 0) & (success < 1))).any():
         raise ValueError(
             f"success is {success[outside][0].item()} at {_checks.first_place(outside)}, not inside (0, 1)"
         )
     size = _checks.check_count("size", size, at_least=2 if baseline == "leave_one_out" else 1, at_most=SUCCESSES_LIMIT)
     _check_choices(scale, baseline)
-    ddof, eps = _checks.check_count("ddof", ddof, at_least=0), _check_eps(eps)
+    ddof, eps = _checks.check_count("ddof", ddof, at_least=0), _checks.check_not_negative("eps", eps)
     _checks.check_room("difficulty_weight", max(1, success.numel()), size, limit=SUCCESSES_LIMIT)
     p, wins = success.double().unsqueeze(-1), torch.arange(size + 1.0, dtype=torch.float64, device=success.device)
     losses = size - wins
@@ -320,7 +320,11 @@ def two_answer_lengths(
         FiniteMDP(5 states (1 terminal), 3 actions, 2 rewards, 6 outcomes)
     """
     length = _checks.check_count("length", length, at_most=10**7)
-    first, second, third = (float(r) for r in rewards)
+    earned = _checks.check_numbers("rewards", rewards)
+    if len(earned) != 3:
+        raise ValueError(f"rewards has {len(earned)} entries, expected 3")
+    _checks.check_finite("rewards", earned)
+    first, second, third = earned.tolist()
     outcomes = [(0, 0, length, first, 1.0), (0, 2, length, third, 1.0)]
     chain = [(s, 1, s + 1, second if s == length - 1 else 0.0, 1.0) for s in range(length)]
     mdp = FiniteMDP.from_outcomes(outcomes + chain, n_states=length + 1, n_actions=3, initial=0, terminal=[length])
@@ -366,6 +370,10 @@ def expected_group_gradient(
         >>> expected_group_gradient(group_loss_variants()["rloo"], bandit, h, horizon=1, size=3)[0]
         tensor([-0.2500,  0.2500], dtype=torch.float64)
     """
+    check_table(mdp, "preferences", preferences, 2)
+    _checks.check_callable("loss", loss)
+    horizon, size = _checks.check_count("horizon", horizon), _checks.check_count("size", size)
+    ordered = _checks.check_flag("ordered", ordered)
     total = torch.zeros_like(preferences, requires_grad=False)
     for weight, prompt in _prompts(mdp):
         if ordered:
@@ -435,11 +443,14 @@ def group_bias_ledger(
         >>> [(row.name, round(row.length, 4)) for row in rows[:2]]
         [('rloo', 1.0), ('dr_grpo', 0.6667)]
     """
+    check_table(mdp, "preferences", preferences, 2)
+    horizon, size = _checks.check_count("horizon", horizon), _checks.check_count("size", size)
+    losses = group_loss_variants() if losses is None else losses
+    _check_losses(losses)
     h = preferences.detach()
     target = exact_policy_gradient(mdp, h, 1.0)
     policy = softmax_policy(h, available=mdp.available)
     rounding = rounding_of_gradient(discounted_visitation(mdp, policy, 1.0), policy, action_values(mdp, policy, 1.0))
-    losses = group_loss_variants() if losses is None else losses
     rows = []
     for name, loss in losses.items():
         mean, square = torch.zeros_like(target), 0.0
@@ -548,26 +559,23 @@ def _group_probabilities(group: Int[Tensor, "n size"], probabilities: Tensor) ->
     return factors.cumprod(-1)[:, -1]
 
 
+def _check_losses(losses: object) -> None:
+    _checks.check_instance("losses", losses, Mapping)
+    assert isinstance(losses, Mapping)
+    for name, loss in losses.items():
+        _checks.check_callable(f"losses[{name!r}]", loss)
+
+
 def _checked_beta(beta: object, ref_log_probs: Tensor | None) -> float:
-    number = _checks.check_real("beta", beta)
-    if not 0.0 <= number < math.inf:
-        raise ValueError(f"beta must be finite and at least 0, not {number}")
+    number = _checks.check_not_negative("beta", beta)
     if number > 0.0 and ref_log_probs is None:
         raise ValueError(f"beta is {number} but ref_log_probs is None: there is nothing to stay close to")
     return number
 
 
-def _check_eps(eps: object) -> float:
-    number = _checks.check_real("eps", eps)
-    if not 0.0 <= number < math.inf:
-        raise ValueError(f"eps must be finite and at least 0, not {number}")
-    return number
-
-
 def _check_choices(scale: str, baseline: str) -> None:
-    for name, value, choices in (("scale", scale, ("std", "none")), ("baseline", baseline, ("mean", "leave_one_out"))):
-        if value not in choices:
-            raise ValueError(f"{name} is {value!r}, expected {choices[0]!r} or {choices[1]!r}")
+    _checks.check_choice("scale", scale, ("std", "none"))
+    _checks.check_choice("baseline", baseline, ("mean", "leave_one_out"))
 
 
 def _check_group(rewards: Tensor, scale: str, baseline: str) -> int:

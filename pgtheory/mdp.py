@@ -1,6 +1,6 @@
 r"""Chapter 1: the finite Markov decision process, by its four-argument dynamics :math:`p(s', r \mid s, a)`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -82,6 +82,29 @@ class FiniteMDP:
     outcomes: Outcomes
     state_names: tuple[str, ...] | None = None
     action_names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check types and shapes; the probabilities are checked by the methods that build an MDP."""
+        if all(isinstance(x, Tensor) and x.is_meta for x in (self.rewards, self.initial, self.terminal)):
+            return  # `to` has moved it there
+        for name in ("n_states", "n_actions"):
+            _checks.check_count(name, getattr(self, name))
+        for name, check, shape in (
+            ("rewards", _checks.check_floating, None),
+            ("initial", _checks.check_floating, (self.n_states,)),
+            ("terminal", _checks.check_bool, (self.n_states,)),
+        ):
+            column = getattr(self, name)
+            check(name, column)
+            _checks.check_has_values(name, column)
+            if column.ndim != 1 or shape not in (None, column.shape):
+                raise ValueError(f"{name} has shape {list(column.shape)}, expected {list(shape or ['R'])}")
+        _checks.check_same_kind("initial", self.initial, "rewards", self.rewards)
+        _checks.check_finite("rewards", self.rewards)
+        _checks.check_finite("initial", self.initial)
+        _check_stored(self.outcomes, self.n_states, self.n_actions, len(self.rewards))
+        _names("state_names", self.state_names, self.n_states)
+        _names("action_names", self.action_names, self.n_actions)
 
     @classmethod
     def from_outcomes(
@@ -172,8 +195,9 @@ class FiniteMDP:
         """
         p = _tensor(p)
         _checks.check_floating("p", p)
+        _checks.check_has_values("p", p)
         _check_table_shape("p", p, 4, "[S, A, S, R]")
-        given = torch.as_tensor(rewards, device=p.device).detach()
+        given = _checks.check_numbers("rewards", rewards, p)
         values = _checked_cast("rewards", given, p.dtype)
         if values.shape != p.shape[3:]:
             raise ValueError(f"rewards has shape {list(values.shape)}, expected [{p.shape[3]}], the last axis of p")
@@ -364,8 +388,10 @@ class FiniteMDP:
             >>> gallery.recycling_robot().to(dtype=torch.float32).rewards.dtype
             torch.float32
         """
-        if dtype is not None and not dtype.is_floating_point:
-            raise TypeError(f"dtype must be a floating-point dtype, not {dtype}")
+        if dtype is not None:
+            _checks.check_dtype("dtype", dtype)
+        if device is not None:
+            _checks.check_device("device", device)
         _checked_cast("rewards", self.rewards, dtype)
         for name, probability in (("probability", self.outcomes.probability), ("initial", self.initial)):
             lost = (probability > 0) & (probability.to(dtype) == 0)
@@ -494,6 +520,7 @@ def equiprobable_policy(mdp: FiniteMDP) -> Float[Tensor, "S A"]:
         tensor([[0.5000, 0.5000, 0.0000],
                 [0.3333, 0.3333, 0.3333]], dtype=torch.float64)
     """
+    _checks.check_instance("mdp", mdp, FiniteMDP)
     mask = torch.as_tensor(mdp.available, dtype=mdp.dtype)
     return mask / mask.sum(-1, keepdim=True).clamp(min=1)
 
@@ -522,9 +549,11 @@ def check_policy(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"]) -> None:
         ...
         ValueError: policy sums to 0.8 at s=0, not 1
     """
+    _checks.check_instance("mdp", mdp, FiniteMDP)
     _checks.check_floating("policy", policy)
     _checks.check_same_kind("policy", policy, "mdp", mdp.rewards)
     _checks.check_trailing_shape("policy", policy, (mdp.n_states, mdp.n_actions))
+    _checks.check_has_values("policy", policy)
     if _checks.is_traced(policy):
         return
     table = policy.detach()
@@ -542,23 +571,41 @@ def check_policy(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"]) -> None:
         raise ValueError(f"policy sums to {total[bad][0].item():.10g} at {_checks.first_place(bad, 's')}, not 1")
 
 
+def _check_stored(outcomes: object, n_states: int, n_actions: int, n_rewards: int) -> None:
+    """Raise unless `outcomes` is an `Outcomes` of integers in range and probabilities, of one length."""
+    _checks.check_instance("outcomes", outcomes, Outcomes)
+    assert isinstance(outcomes, Outcomes)
+    for name, column in outcomes._asdict().items():
+        check = _checks.check_floating if name == "probability" else _checks.check_integer_tensor
+        check(f"outcomes.{name}", column)
+        _checks.check_has_values(f"outcomes.{name}", column)
+        if column.shape != (len(outcomes.state),):
+            raise ValueError(f"outcomes.{name} has shape {list(column.shape)}, expected [{len(outcomes.state)}]")
+    for name, column, size in zip(Outcomes._fields, outcomes, (n_states, n_actions, n_states, n_rewards), strict=False):
+        if ((column < 0) | (column >= size)).any():
+            of = " of rewards" if name == "reward_index" else ""
+            raise ValueError(f"outcomes.{name} has an entry outside 0..{size - 1}{of}")
+
+
 def _tensor(table: Any) -> Any:
-    return torch.as_tensor(table) if isinstance(table, np.ndarray) else table
+    return torch.as_tensor(table) if isinstance(table, np.ndarray) and table.dtype.kind == "f" else table
 
 
 def _columns(outcomes: Any) -> Columns:
     """The five columns s, a, s', r, p of any accepted form of outcomes."""
     if isinstance(outcomes, (Tensor, np.ndarray)):
-        table = torch.as_tensor(outcomes)
+        table = _checks.check_numeric("outcomes", outcomes)
         if table.ndim != 2 or table.shape[1] != 5:
             raise ValueError(f"outcomes has shape {list(table.shape)}, expected [K, 5]: s, a, s', r, p")
         columns = list(table.unbind(1))
-    else:
+    elif isinstance(outcomes, Iterable) and not isinstance(outcomes, (str, bytes, Mapping)):
         rows = list(outcomes)
         if len(rows) == 5 and all(isinstance(c, (Tensor, np.ndarray)) for c in rows):
-            columns = [torch.as_tensor(c) for c in rows]
+            columns = [_checks.check_numeric("outcomes", c) for c in rows]
         else:
-            columns = _columns_of_tuples(rows)
+            columns = list(torch.tensor([_row(k, r) for k, r in enumerate(rows)], dtype=torch.float64).view(-1, 5).T)
+    else:
+        raise TypeError(f"outcomes must be a sequence of (s, a, s', r, p), not {_checks.named(outcomes)}")
     if len({c.shape for c in columns}) > 1 or columns[0].ndim != 1:
         raise ValueError(f"the columns of outcomes have shapes {[list(c.shape) for c in columns]}, expected one [K]")
     if len({c.device for c in columns}) > 1:
@@ -594,16 +641,19 @@ def _checked_cast(name: str, rewards: Tensor, dtype: torch.dtype | None) -> Tens
     return cast
 
 
-def _columns_of_tuples(rows: list[Sequence[float]]) -> list[Tensor]:
-    for k, row in enumerate(rows):
-        if len(row) != 5:
-            raise ValueError(f"outcome {k} has {len(row)} entries, expected 5: s, a, s', r, p")
-    return [torch.tensor([float(row[i]) for row in rows], dtype=torch.float64) for i in range(5)]
+def _row(k: int, row: Any) -> list[float]:
+    """The five numbers of an outcome."""
+    if isinstance(row, (str, bytes)) or not isinstance(row, (Sequence, Tensor, np.ndarray)):
+        raise TypeError(f"outcome {k} must be (s, a, s', r, p), not {_checks.named(row)}")
+    if len(row) != 5:
+        raise ValueError(f"outcome {k} has {len(row)} entries, expected 5: s, a, s', r, p")
+    row = row.tolist() if isinstance(row, (Tensor, np.ndarray)) else row
+    return [x if type(x) is float else _checks.check_real(f"outcome {k}", x) for x in row]
 
 
 def _integers(name: str, column: Tensor) -> Tensor:
     whole = column.to(torch.int64)
-    if column.dtype == torch.bool or bool((whole != column).any()):
+    if (whole != column).any():
         raise TypeError(f"{name} of an outcome must be an integer index")
     return whole
 
@@ -666,7 +716,7 @@ def _terminal_mask(terminal: Any, n_states: int, device: torch.device) -> Tensor
     mask = torch.zeros(n_states, dtype=torch.bool, device=device)
     if terminal is None:
         return mask
-    given = torch.as_tensor(terminal, device=device)
+    given = _given_terminal(terminal).to(device)
     if given.numel() == 0:
         return mask
     if given.dtype == torch.bool:
@@ -680,6 +730,24 @@ def _terminal_mask(terminal: Any, n_states: int, device: torch.device) -> Tensor
     if bad.any():
         raise ValueError(f"terminal names state {int(given[bad][0])}, not in 0..{n_states - 1}")
     return mask.index_fill_(0, given, True)
+
+
+def _given_terminal(terminal: Any) -> Tensor:
+    """What was given as terminal states, as a tensor of flags or of integers."""
+    if isinstance(terminal, np.ndarray) and terminal.dtype.kind in "biu":
+        terminal = torch.from_numpy(terminal)
+    if isinstance(terminal, Tensor):
+        _checks.check_tensor("terminal", terminal)
+        _checks.check_has_values("terminal", terminal)
+        if terminal.is_complex():
+            raise TypeError(f"terminal must be a boolean mask [S] or a list of state indices, not {terminal.dtype}")
+        return terminal
+    if isinstance(terminal, (str, bytes)) or not isinstance(terminal, Sequence):
+        found = _checks.named(terminal)
+        raise TypeError(f"terminal must be a boolean mask [S] or a list of state indices, not {found}")
+    if all(isinstance(x, bool) for x in terminal):
+        return torch.tensor(terminal, dtype=torch.bool)
+    return torch.tensor([_checks.check_count("terminal", x, at_least=-(2**53)) for x in terminal])
 
 
 def _without_terminal_loops(columns: Columns, terminal: Tensor) -> Columns:
@@ -710,13 +778,12 @@ def _merge(columns: Columns, rewards: Tensor, n_states: int, n_actions: int) -> 
 
 def _initial_distribution(initial: Any, n_states: int, like: Tensor) -> Tensor:
     """The distribution `[S]` of S_0, given as probabilities or as the one start state."""
-    if isinstance(initial, (int, np.integer)):
+    if isinstance(initial, (int, np.integer)) and not isinstance(initial, bool):
+        initial = _checks.check_count("initial", initial, at_least=-(2**53))
         if not 0 <= initial < n_states:
             raise ValueError(f"initial is state {initial}, not in 0..{n_states - 1}")
         return like.new_zeros(n_states).index_fill_(0, torch.tensor(int(initial), device=like.device), 1.0)
-    if isinstance(initial, Tensor):
-        _checks.check_same_device("initial", initial, "the probabilities of outcomes", like)
-    given = torch.as_tensor(initial, dtype=like.dtype, device=like.device).detach().clone()
+    given = _checks.check_numbers("initial", initial, like).to(like.dtype, copy=True)
     if given.shape != (n_states,):
         raise ValueError(f"initial has shape {list(given.shape)}, expected [{n_states}]")
     bad = ~(given >= 0)
@@ -730,6 +797,10 @@ def _initial_distribution(initial: Any, n_states: int, like: Tensor) -> Tensor:
 
 
 def _names(argument: str, names: Sequence[str] | None, expected: int) -> tuple[str, ...] | None:
-    if names is not None and len(names) != expected:
+    if names is None:
+        return None
+    if isinstance(names, (str, bytes)) or not isinstance(names, Sequence) or not all(isinstance(n, str) for n in names):
+        raise TypeError(f"{argument} must be a sequence of texts, not {_checks.named(names)}")
+    if len(names) != expected:
         raise ValueError(f"{argument} has {len(names)} names, expected {expected}")
-    return None if names is None else tuple(names)
+    return tuple(names)

@@ -16,7 +16,7 @@ from torch.nn.utils import parameters_to_vector
 from pgtheory import _checks
 from pgtheory._gradients import add_up, closed, log_policy_gradient, loss_slopes
 from pgtheory._precision import wide
-from pgtheory._tables import widened
+from pgtheory._tables import check_policy_named, widened
 from pgtheory.mdp import FiniteMDP, check_policy
 from pgtheory.returns import discount_factors, discounted_return, returns_to_go
 from pgtheory.softmax_policy import SoftmaxPolicy, log_softmax_policy, softmax_policy
@@ -145,6 +145,7 @@ def discounted_visitation(
         >>> discounted_visitation(corridor, equiprobable_policy(corridor), 1.0)  # the mean numbers of visits
         tensor([6., 4., 2., 0.], dtype=torch.float64)
     """
+    check_policy(mdp, policy)
     # η(s′) = μ(s′) + γ Σ_s η(s) Σ_a π(a|s) p(s′|s, a)
     eta = solve_bellman(mdp, policy, gamma, mdp.initial, transpose=True)
     return eta.masked_fill(mdp.terminal, 0.0)
@@ -188,8 +189,9 @@ def exact_policy_gradient(
         tensor([[ 0.2500, -0.2500],
                 [ 0.0000,  0.0000]], dtype=torch.float64)
     """
-    exact, policy = widened(mdp), _softmax_policy(mdp, preferences)
-    state_gamma = gamma if discount_states else 1.0
+    policy = _softmax_policy(mdp, preferences)
+    exact = widened(mdp)
+    state_gamma = _checks.check_gamma(gamma) if _checks.check_flag("discount_states", discount_states) else 1.0
     visitation = discounted_visitation(exact, policy, state_gamma)
     # ∂J/∂h(s, a) = η(s) π(a|s) A_π(s, a)
     gradient = visitation.unsqueeze(-1) * policy * advantages(exact, policy, gamma)
@@ -230,6 +232,8 @@ def exact_parameter_gradient(
         tensor([[ 0.2500, -0.2500],
                 [ 0.0000,  0.0000]], dtype=torch.float64)
     """
+    _checks.check_instance("policy", policy, SoftmaxPolicy)
+    check_states(mdp, policy)
     names, parameters = zip(*policy.named_parameters(), strict=True)
     with torch.enable_grad():
         preferences = policy.preferences(torch.arange(mdp.n_states, device=mdp.device))
@@ -274,8 +278,9 @@ def gradient_ascent(
         tensor([0.5000, 0.8808, 0.9448], dtype=torch.float64)
     """
     n_steps = _checks.check_count("n_steps", n_steps)
-    if not all(group.get("maximize", False) for group in optimizer.param_groups):
-        raise ValueError("optimizer minimises: build it with maximize=True to ascend the performance")
+    _checks.check_instance("policy", policy, SoftmaxPolicy)
+    check_states(mdp, policy)
+    _check_ascent(optimizer, policy)
     history = [_performance_and_parameters(mdp, policy, gamma)]
     for _ in range(n_steps):
         gradients = exact_parameter_gradient(mdp, policy, gamma)
@@ -357,9 +362,9 @@ def likelihood_ratio_gradient(
         tensor([[ 0.2500, -0.2500],
                 [ 0.0000,  0.0000]], dtype=torch.float64)
     """
-    dtype, policy = mdp.dtype, _softmax_policy(mdp, preferences).detach()
+    policy = _softmax_policy(mdp, preferences).detach()
     _check_table("preferences", preferences)
-    mdp = widened(mdp)
+    dtype, mdp = mdp.dtype, widened(mdp)
     trajectories, probabilities = enumerate_trajectories(mdp, policy, horizon=horizon)
     discounts = discount_factors(gamma, horizon, dtype=mdp.dtype, device=mdp.device)
     # p(τ) γ^t G_t, the weight of ∇ ln π(A_t|S_t)
@@ -538,8 +543,24 @@ def gradient_covariance(
     return covariance.to(mdp.dtype)
 
 
+def check_states(mdp: FiniteMDP, policy: SoftmaxPolicy) -> None:
+    """Raise `ValueError` unless `policy` has the actions of `mdp` and, where it numbers its states, those too."""
+    _checks.check_instance("mdp", mdp, FiniteMDP)
+    if policy.n_states not in (None, mdp.n_states) or policy.n_actions != mdp.n_actions:
+        sizes, wanted = (policy.n_states, policy.n_actions), (mdp.n_states, mdp.n_actions)
+        raise ValueError("policy has {} states and {} actions, but mdp has {} and {}".format(*sizes, *wanted))
+
+
+def _check_ascent(optimizer: torch.optim.Optimizer, policy: SoftmaxPolicy) -> None:
+    _checks.check_instance("optimizer", optimizer, torch.optim.Optimizer)
+    if not all(group.get("maximize", False) for group in optimizer.param_groups):
+        raise ValueError("optimizer minimises: build it with maximize=True to ascend the performance")
+    _checks.check_parameters(optimizer, {"policy": policy})
+
+
 def _softmax_policy(mdp: FiniteMDP, preferences: Tensor) -> Tensor:
     """π over 𝒜(s) of `mdp`, in at least float32, after checks of the arguments."""
+    _checks.check_instance("mdp", mdp, FiniteMDP)
     _checks.check_floating("preferences", preferences)
     _checks.check_same_kind("preferences", preferences, "mdp", mdp.rewards)
     _checks.check_trailing_shape("preferences", preferences, (mdp.n_states, mdp.n_actions))
@@ -585,18 +606,33 @@ def _batch_gradients(
     behavior: Tensor | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Chunk by chunk, the probabilities `[n]` of n batches and the gradients `[n, S, A]` of their losses."""
+    _checks.check_callable("loss", loss)
     gamma, batch_size = _checks.check_gamma(gamma), _checks.check_count("batch_size", batch_size, at_most=BATCH_LIMIT)
     policy = _softmax_policy(mdp, preferences).detach()
     _check_table("preferences", preferences)
     if behavior is not None:
-        _check_behavior(mdp, behavior)
+        check_policy_named("behavior", mdp, behavior)
+        _check_table("behavior", behavior)
     draws = policy if behavior is None else wide(behavior.detach())
     trajectories, probabilities = enumerate_trajectories(widened(mdp), draws, horizon=horizon)
     _check_number_of_batches(len(probabilities), batch_size, horizon)
     log_policy = log_softmax_policy(wide(preferences.detach()), available=mdp.available)
     log_probs = at_steps(log_policy, trajectories)
+    return _each_batch(loss, gamma, horizon, batch_size, policy, trajectories, probabilities, log_probs)
+
+
+def _each_batch(
+    loss: Loss,
+    gamma: float,
+    horizon: int,
+    batch_size: int,
+    policy: Tensor,
+    trajectories: Trajectories,
+    probabilities: Tensor,
+    log_probs: Tensor,
+) -> Iterator[tuple[Tensor, Tensor]]:
     chunk = max(1, CHUNK // (policy.numel() + batch_size * horizon))
-    for batch in _ordered_batches(len(probabilities), batch_size, chunk, mdp.device):
+    for batch in _ordered_batches(len(probabilities), batch_size, chunk, policy.device):
         drawn = Trajectories(*(field[batch] for field in trajectories))
         slopes = loss_slopes(loss, log_probs[batch], drawn.rewards, gamma, drawn.mask)
         _check_slopes(slopes, drawn.mask, batch)
@@ -614,14 +650,6 @@ def _ordered_batches(n: int, batch_size: int, chunk: int, device: torch.device) 
 def _check_table(name: str, table: Tensor) -> None:
     if table.ndim != 2:
         raise ValueError(f"{name} has shape {list(table.shape)}, expected [S, A] without batch axes")
-
-
-def _check_behavior(mdp: FiniteMDP, behavior: Tensor) -> None:
-    try:
-        check_policy(mdp, behavior)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"behavior is no policy of mdp: {error}") from None
-    _check_table("behavior", behavior)
 
 
 def _check_number_of_batches(n: int, batch_size: int, horizon: int) -> None:

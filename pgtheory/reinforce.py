@@ -16,6 +16,7 @@ from pgtheory import _checks
 from pgtheory._gradients import compare, rounding_of_gradient
 from pgtheory._masks import is_last_step, taken
 from pgtheory._precision import sum_of_others, wide
+from pgtheory._tables import check_table
 from pgtheory.decoding import decoding_distribution
 from pgtheory.mdp import FiniteMDP
 from pgtheory.policy_gradient import (
@@ -101,7 +102,7 @@ def reinforce_loss(
     returns = returns_to_go(rewards.detach(), gamma, mask=mask)
     # γ^t (G_t − b)
     weights = wide(returns) - _checked_baseline(baseline, rewards, mask)
-    if discount_states:
+    if _checks.check_flag("discount_states", discount_states):
         weights = _discounts(gamma, rewards) * weights
     return -_mean_over_episodes(weights, log_probs, mask)
 
@@ -230,7 +231,7 @@ def entropy_bonus(
         tensor(0.6250)
     """
     _check_steps(entropies, entropies, mask, name="entropies")
-    rate = _checks.check_gamma(gamma) if discount_states else 1.0
+    rate = _checks.check_gamma(gamma) if _checks.check_flag("discount_states", discount_states) else 1.0
     return _mean_over_episodes(_discounts(rate, entropies).expand_as(entropies), entropies, mask)
 
 
@@ -278,6 +279,7 @@ def leave_one_out_baseline(
     if mask is not None:
         _checks.check_mask(mask, "returns", returns)
     _checks.check_finite("returns", returns, mask)
+    running_only = _checks.check_flag("running_only", running_only)
     mask = torch.ones_like(returns, dtype=torch.bool) if mask is None else mask
     values = taken(returns, mask)
     others = mask.sum(-2, keepdim=True) - mask.int() if running_only else returns.shape[-2] - 1
@@ -377,10 +379,12 @@ def bootstrapped_rewards(
                 [1., 1., 0.]])
     """
     gamma = _checks.check_gamma(gamma)
+    _checks.check_bool("mask", mask)
     _check_steps(rewards, rewards, mask, name="rewards")
     _checks.check_floating("final_values", final_values)
     _checks.check_bool("truncated", truncated)
     _checks.check_same_kind("final_values", final_values, "rewards", rewards)
+    _checks.check_same_device("truncated", truncated, "rewards", rewards)
     for name, tensor in (("final_values", final_values), ("truncated", truncated)):
         if tensor.shape != rewards.shape[:-1]:
             raise ValueError(f"{name} has shape {list(tensor.shape)}, expected {list(rewards.shape[:-1])}")
@@ -503,7 +507,9 @@ def bias_ledger(
         >>> [round(row.length, 6) for row in rows if row.name == "own-sample mean"]
         [0.666667]
     """
-    batch_size = _checks.check_count("batch_size", batch_size, at_least=2)
+    check_table(mdp, "preferences", preferences, 2)
+    gamma, batch_size = _checks.check_gamma(gamma), _checks.check_count("batch_size", batch_size, at_least=2)
+    horizon, top_p = _checks.check_count("horizon", horizon), _checks.check_real("top_p", top_p)
     policy = softmax_policy(preferences.detach(), available=mdp.available)
     limit = max(1, horizon - 1) if limit is None else _checks.check_count("limit", limit)
     # Columns in which every episode has ended would only be padding.

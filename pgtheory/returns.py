@@ -53,10 +53,8 @@ def discount_factors(
         >>> discount_factors(0.5, 4)
         tensor([1.0000, 0.5000, 0.2500, 0.1250])
     """
-    gamma = _checks.check_gamma(gamma)
-    horizon = _checks.check_count("horizon", horizon, at_least=0, at_most=_checks.ROOM)
-    steps = torch.arange(horizon, dtype=torch.float64, device=device)
-    return torch.pow(gamma, steps).to(_floating("dtype", dtype))
+    gamma, steps, dtype = _checks.check_gamma(gamma), _steps(horizon, device), _floating("dtype", dtype)
+    return torch.pow(gamma, steps).to(dtype)
 
 
 def return_matrix(
@@ -89,11 +87,10 @@ def return_matrix(
                 [0.0000, 1.0000, 0.5000],
                 [0.0000, 0.0000, 1.0000]])
     """
-    gamma = _checks.check_gamma(gamma)
     horizon = _checks.check_count("horizon", horizon, at_least=0)
-    _checks.check_room("return_matrix", horizon, horizon, limit=2**28)
-    steps = torch.arange(horizon, dtype=torch.float64, device=device)
-    return _weights(gamma, steps - steps[:, None]).to(_floating("dtype", dtype))
+    _checks.check_room("return_matrix, at this horizon,", horizon, horizon, limit=2**28)
+    gamma, steps, dtype = _checks.check_gamma(gamma), _steps(horizon, device), _floating("dtype", dtype)
+    return _weights(gamma, steps - steps[:, None]).to(dtype)
 
 
 def returns_to_go(
@@ -214,6 +211,7 @@ def sequence_level_rewards(
         raise ValueError(
             f"scores has shape {list(scores.shape)}, expected {list(mask.shape[:-1])}: mask without its last axis"
         )
+    _checks.check_has_values("scores", scores)
     if not _checks.is_traced(scores, mask) and not (taken := mask.any(-1)).all():
         raise ValueError(f"mask is False at every step of {_checks.first_place(~taken)}: nothing can carry the score")
     _checks.check_finite("scores", scores)
@@ -279,9 +277,16 @@ def effective_horizon(gamma: float) -> float:
 def _floating(name: str, dtype: torch.dtype | None) -> torch.dtype:
     """`dtype`, or torch's default; a `TypeError` if it holds no floating-point numbers."""
     chosen = torch.get_default_dtype() if dtype is None else dtype
-    if not chosen.is_floating_point:
-        raise TypeError(f"{name} must be a floating-point type, not {chosen}")
+    _checks.check_dtype(name, chosen)
     return chosen
+
+
+def _steps(horizon: int, device: torch.device | str | None) -> Float[Tensor, " T"]:
+    """0, 1, ..., `horizon` - 1."""
+    horizon = _checks.check_count("horizon", horizon, at_least=0, at_most=_checks.ROOM)
+    if device is not None:
+        _checks.check_device("device", device)
+    return torch.arange(horizon, dtype=torch.float64, device=device)
 
 
 def _rewards_taken(rewards: Tensor, mask: Tensor | None) -> Tensor:
@@ -290,6 +295,8 @@ def _rewards_taken(rewards: Tensor, mask: Tensor | None) -> Tensor:
     _checks.check_at_least_1d("rewards", rewards, "time")
     if mask is not None:
         _checks.check_mask(mask, "rewards", rewards)
+    _checks.check_has_values("rewards", rewards)
+    if mask is not None:
         rewards = torch.where(mask, rewards, 0)
     return rewards.to(torch.promote_types(rewards.dtype, torch.float32))
 

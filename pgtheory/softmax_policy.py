@@ -18,15 +18,21 @@ from pgtheory._checks import (
     as_indices,
     check_at_least_1d,
     check_bool,
+    check_broadcasts,
     check_count,
+    check_device,
+    check_dtype,
     check_finite,
     check_floating,
-    check_real,
+    check_generator,
+    check_has_values,
+    check_not_negative,
     check_same_device,
     check_same_kind,
     check_trailing_shape,
     first_place,
     is_traced,
+    named,
 )
 from pgtheory._precision import wide
 
@@ -178,6 +184,7 @@ def linear_score(
     _check_features(features, preferences)
     if available is not None:
         features = torch.where(available.unsqueeze(-1), features, 0.0)
+    check_finite("features", features)
     # ∇_θ ln π(a|s) = Σ_b [1{a = b} − π(b|s)] x(s,b)
     return torch.einsum("...b,...bd->...d", row_score, wide(features)).to(preferences.dtype)
 
@@ -334,18 +341,24 @@ class SoftmaxPolicy(nn.Module, ABC):
         super().__init__()
         self.n_states = None if n_states is None else check_count("n_states", n_states)
         self.n_actions = check_count("n_actions", n_actions)
+        if device is not None:
+            check_device("device", device)
         self.register_buffer("_mask", self._checked_mask(available, device), persistent=False)
 
     def _checked_mask(self, available: Tensor | None, device: torch.device | str | None) -> Tensor | None:
         if available is None:
             return None
         if self.n_states is None:
-            raise ValueError("available is given but the states are not numbered: pass it to log_probs and sample")
+            raise ValueError(
+                "available is given but the states are not numbered, without n_states or features: pass it to "
+                "log_probs and sample"
+            )
         check_bool("available", available)
         if available.shape != (self.n_states, self.n_actions):
             raise ValueError(
                 f"available has shape {list(available.shape)}, expected [{self.n_states}, {self.n_actions}]"
             )
+        check_has_values("available", available)
         _check_rows_have_actions(available)
         return available.detach().clone().to(device or torch.get_default_device())
 
@@ -400,6 +413,7 @@ class SoftmaxPolicy(nn.Module, ABC):
     ) -> Int[Tensor, "*batch"]:
         r"""One action :math:`A \sim \pi_\theta(\cdot \mid s)` for each state; 0 in a terminal state."""
         policy = self.probabilities(states, available=available)
+        check_generator("generator", generator, "the policy", policy.device)
         uniforms = torch.rand(policy.shape[:-1], generator=generator, dtype=torch.float64, device=policy.device)
         return _inverse_distribution(policy, uniforms)
 
@@ -447,6 +461,8 @@ class TabularPolicy(SoftmaxPolicy):
     ) -> None:
         n_states = check_count("n_states", n_states)
         super().__init__(n_states, n_actions, available=available, device=device)
+        if dtype is not None:
+            check_dtype("dtype", dtype)
         theta = torch.empty(n_states, self.n_actions, dtype=dtype, device=device)
         self.theta = nn.Parameter(_fill_normal(theta, "init_std", init_std, generator))
 
@@ -526,12 +542,13 @@ class LinearPolicy(SoftmaxPolicy):
         check_floating("features", features)
         if features.ndim != 3:
             raise ValueError(f"features has shape {list(features.shape)}, expected [S, A, d]")
-        features = features.detach().to(device, dtype, copy=True)
+        features = _copied(features, dtype, device)
         super().__init__(features.shape[0], features.shape[1], available=available, device=features.device)
         if self._mask is not None:
             # A product with θ would carry a NaN of a masked action into the gradient.
             features = torch.where(self._mask.unsqueeze(-1), features, 0.0)
-        check_finite("features", features)
+        if not features.is_meta:
+            check_finite("features", features)
         self.register_buffer("features", features)
         self.theta = nn.Parameter(_fill_normal(features.new_empty(features.shape[2]), "init_std", init_std, generator))
 
@@ -589,15 +606,17 @@ class NeuralPolicy(SoftmaxPolicy):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        self.n_inputs = check_count("n_inputs", n_inputs)
+        self.n_inputs, widths = check_count("n_inputs", n_inputs), _checked_widths(hidden)
+        if dtype is not None:
+            check_dtype("dtype", dtype)
         if features is not None:
             features = self._checked_features(features, dtype, device)
             dtype, device = features.dtype, features.device
         n_states = None if features is None else features.shape[0]
         super().__init__(n_states, n_actions, available=available, device=device)
         self.register_buffer("features", features)
-        widths = [self.n_inputs, *(check_count("hidden", width) for width in hidden), self.n_actions]
-        self.network = _perceptron(widths, check_real("output_scale", output_scale), generator, dtype, device)
+        widths = [self.n_inputs, *widths, self.n_actions]
+        self.network = _perceptron(widths, check_not_negative("output_scale", output_scale), generator, dtype, device)
 
     def _checked_features(
         self, features: Tensor, dtype: torch.dtype | None, device: torch.device | str | None
@@ -606,7 +625,7 @@ class NeuralPolicy(SoftmaxPolicy):
         if features.ndim != 2 or features.shape[1] != self.n_inputs:
             raise ValueError(f"features has shape {list(features.shape)}, expected [S, {self.n_inputs}]")
         check_finite("features", features)
-        return features.detach().to(device, dtype, copy=True)
+        return _copied(features, dtype, device)
 
     def preferences(
         self, states: Int[Tensor, "*batch"] | Float[Tensor, "*batch n_inputs"]
@@ -658,6 +677,7 @@ def _check_arguments(preferences: Tensor, available: Tensor | None) -> None:
         raise ValueError(f"preferences has shape {list(preferences.shape)}: there is no action")
     if available is not None:
         _check_mask(preferences, available)
+    check_has_values("preferences", preferences)
     _check_preferences(preferences, available)
 
 
@@ -665,7 +685,7 @@ def _check_mask(preferences: Tensor, available: Tensor) -> None:
     check_bool("available", available)
     check_same_device("available", available, "preferences", preferences)
     check_trailing_shape("available", available, (preferences.shape[-1],))
-    _check_broadcasts("available", available.shape[:-1], "preferences", preferences.shape[:-1])
+    check_broadcasts("available", available.shape[:-1], "preferences", preferences.shape[:-1])
     if not is_traced(available):
         _check_rows_have_actions(available)
 
@@ -699,7 +719,7 @@ def _one_hot(actions: Tensor, support: Tensor) -> Tensor:
     """Where the action taken is, as booleans; checks that it can be taken."""
     actions = as_indices("actions", actions, support.shape[-1])
     check_same_device("actions", actions, "preferences", support)
-    _check_broadcasts("actions", actions.shape, "preferences", support.shape[:-1])
+    check_broadcasts("actions", actions.shape, "preferences", support.shape[:-1])
     taken = (actions.unsqueeze(-1) == torch.arange(support.shape[-1], device=actions.device)) & support
     if is_traced(actions, support):
         return taken
@@ -716,15 +736,7 @@ def _check_features(features: Tensor, preferences: Tensor) -> None:
     n_actions = preferences.shape[-1]
     if features.ndim < 2 or features.shape[-2] != n_actions:
         raise ValueError(f"features has shape {list(features.shape)}, expected [..., {n_actions}, d]")
-    _check_broadcasts("features", features.shape[:-2], "preferences", preferences.shape[:-1])
-
-
-def _check_broadcasts(name: str, batch: Sequence[int], other_name: str, other: Sequence[int]) -> None:
-    pairs = zip(reversed(batch), reversed(other), strict=False)
-    if any(m != n and 1 not in (m, n) for m, n in pairs):
-        raise ValueError(
-            f"the batch shape {list(batch)} of {name} does not broadcast with {list(other)} of {other_name}"
-        )
+    check_broadcasts("features", features.shape[:-2], "preferences", preferences.shape[:-1])
 
 
 def _at(bad: Tensor, names: str = "") -> str:
@@ -740,9 +752,25 @@ def _inverse_distribution(policy: Tensor, uniforms: Tensor) -> Tensor:
     return (cumulative > threshold).to(torch.uint8).argmax(-1)
 
 
+def _copied(features: Tensor, dtype: torch.dtype | None, device: torch.device | str | None) -> Tensor:
+    if dtype is not None:
+        check_dtype("dtype", dtype)
+    if device is not None:
+        check_device("device", device)
+    if features.is_meta and (device is None or torch.device(device).type != "meta"):
+        check_has_values("features", features)
+    return features.detach().to(device, dtype, copy=True)
+
+
+def _checked_widths(hidden: Sequence[int]) -> list[int]:
+    if isinstance(hidden, (str, bytes)) or not isinstance(hidden, Sequence):
+        raise TypeError(f"hidden must be a sequence of widths, not {named(hidden)}")
+    return [check_count("hidden", width) for width in hidden]
+
+
 def _fill_normal(parameter: Tensor, name: str, std: float, generator: torch.Generator | None) -> Tensor:
-    if not 0.0 <= check_real(name, std) < math.inf:
-        raise ValueError(f"{name} must be finite and not negative, not {std}")
+    std = check_not_negative(name, std)
+    check_generator("generator", generator, "the policy", parameter.device)
     return parameter.normal_(generator=generator).mul_(std) if std > 0 else parameter.zero_()
 
 
@@ -754,6 +782,7 @@ def _perceptron(
     device: torch.device | str | None,
 ) -> nn.Sequential:
     """Affine maps with tanh between them; weights N(0, 1/fan-in), those of the last map scaled; biases 0."""
+    check_generator("generator", generator, "the policy", torch.device(device or torch.get_default_device()))
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(widths):
         # Made on the meta device, because nn.Linear would draw its own weights from the global generator.

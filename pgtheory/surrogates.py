@@ -13,6 +13,7 @@ from torch import Tensor
 from pgtheory import _checks, _ratios
 from pgtheory._masks import mean_taken, taken
 from pgtheory._precision import wide
+from pgtheory._tables import check_policy_named
 from pgtheory.mdp import FiniteMDP, check_policy
 from pgtheory.policy_gradient import discounted_visitation, performance
 from pgtheory.returns import discount_factors
@@ -64,7 +65,8 @@ def masked_mean(
     if mask is None:
         mask = torch.ones_like(values, dtype=torch.bool)
     _checks.check_mask(mask, "values", values)
-    axes = tuple(range(values.ndim)) if dim is None else (dim,)
+    _checks.check_no_nan("values", values, mask)
+    axes = tuple(range(values.ndim)) if dim is None else (_checked_axis(dim, values),)
     return mean_taken(values, mask, axes)
 
 
@@ -436,8 +438,13 @@ def kl_estimate(
 def _expected_gain(mdp: FiniteMDP, policy: Tensor, old_policy: Tensor, gamma: float) -> Tensor:
     """Σ_a π(a|s) A_old(s, a) in each state, 0 in terminal states."""
     check_policy(mdp, policy)
+    check_policy_named("old_policy", mdp, old_policy)
     gain = wide(policy * exact_advantages(mdp, old_policy, gamma)).sum(-1)
     return torch.where(mdp.terminal, 0.0, gain)
+
+
+def _checked_axis(dim: object, values: Tensor) -> int:
+    return _checks.check_count("dim", dim, at_least=-values.ndim, at_most=values.ndim - 1)
 
 
 def _check_some(name: str, values: Tensor) -> None:

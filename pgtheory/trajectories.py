@@ -112,7 +112,7 @@ def sample_trajectories(
     """
     n, horizon = _checks.check_count("n", n), _checks.check_count("horizon", horizon)
     tables = _tables_by_time(mdp, policy, horizon).detach()
-    _check_generator(generator, mdp)
+    _checks.check_generator("generator", generator, "mdp", mdp.device)
     uniforms = partial(torch.rand, generator=generator, dtype=torch.float64, device=mdp.device)
     _checks.check_room("sample_trajectories", n)
     start, live = _draw_starts(mdp, uniforms(n)), ~mdp.terminal
@@ -235,7 +235,7 @@ def trajectory_probabilities(
         tensor([0.5000, 0.5000], dtype=torch.float64)
     """
     check_policy(mdp, policy)
-    _checks.check_floating("trajectories.rewards", trajectories.rewards)
+    check_trajectories("trajectories", trajectories)
     _checks.check_same_kind("trajectories.rewards", trajectories.rewards, "mdp", mdp.rewards)
     visited = torch.nn.functional.pad(trajectories.mask, (1, 0), value=True)
     states = _checks.as_indices("trajectories.states", trajectories.states, mdp.n_states, visited, axes="nt")
@@ -278,9 +278,37 @@ def at_steps(table: Float[Tensor, "*batch S A"], trajectories: Trajectories) -> 
     _checks.check_floating("table", table)
     if table.ndim < 2:
         raise ValueError(f"table has shape {list(table.shape)}, expected [..., S, A]")
+    check_trajectories("trajectories", trajectories)
+    _checks.check_same_device("table", table, "trajectories", trajectories.mask)
     mask, shape = trajectories.mask, table.shape[-2:]
     states, actions = _steps(trajectories, *shape)
-    return torch.where(mask, table[..., states, actions], 0.0)
+    chosen = torch.where(mask, table[..., states, actions], 0.0)
+    _checks.check_no_nan("table, where trajectories read it,", chosen)
+    return chosen
+
+
+def check_trajectories(name: str, trajectories: object) -> None:
+    """Raise unless `trajectories` is a `Trajectories` whose fields have their dtypes, shapes, and one device."""
+    _checks.check_instance(name, trajectories, Trajectories)
+    assert isinstance(trajectories, Trajectories)
+    _checks.check_bool(f"{name}.mask", trajectories.mask)
+    _checks.check_has_values(f"{name}.mask", trajectories.mask)
+    mask = trajectories.mask
+    if mask.ndim != 2:
+        raise ValueError(f"{name}.mask has shape {list(mask.shape)}, expected [N, T]")
+    n, steps = mask.shape
+    for field, check, shape in (
+        ("states", _checks.check_integer_tensor, (n, steps + 1)),
+        ("actions", _checks.check_integer_tensor, (n, steps)),
+        ("rewards", _checks.check_floating, (n, steps)),
+        ("terminated", _checks.check_bool, (n,)),
+        ("truncated", _checks.check_bool, (n,)),
+    ):
+        column = getattr(trajectories, field)
+        check(f"{name}.{field}", column)
+        if column.shape != shape:
+            raise ValueError(f"{name}.{field} has shape {list(column.shape)}, expected {list(shape)}, by its mask")
+        _checks.check_same_device(f"{name}.{field}", column, f"{name}.mask", mask)
 
 
 class _Events(NamedTuple):
@@ -438,11 +466,6 @@ def _tables_by_time(mdp: FiniteMDP, policy: Tensor, horizon: int) -> Float[Tenso
         expected = f"[{mdp.n_states}, {mdp.n_actions}] or [{horizon}, {mdp.n_states}, {mdp.n_actions}]"
         raise ValueError(f"policy has shape {list(policy.shape)}, expected {expected}, one table for each time")
     return policy if policy.ndim == 3 else policy[None]
-
-
-def _check_generator(generator: torch.Generator | None, mdp: FiniteMDP) -> None:
-    if generator is not None and generator.device.type != mdp.device.type:
-        raise ValueError(f"generator is on {generator.device} but mdp is on {mdp.device}: make one for that device")
 
 
 def _steps(trajectories: Trajectories, n_states: int, n_actions: int) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 r"""Chapter 3: how good a state and an action are: :math:`v_\pi`, :math:`q_\pi`, the advantage, :math:`v_*`."""
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +13,7 @@ from pgtheory._precision import wide
 from pgtheory._tables import widened
 from pgtheory.mdp import DENSE_LIMIT, FiniteMDP, check_policy, equiprobable_policy
 from pgtheory.returns import returns_to_go
-
-if TYPE_CHECKING:
-    from pgtheory.trajectories import Trajectories
+from pgtheory.trajectories import Trajectories, check_trajectories
 
 __all__ = [
     "MonteCarloValues",
@@ -193,8 +191,10 @@ def solve_bellman(
         >>> solve_bellman(coin, torch.ones(2, 1, dtype=torch.float64), 1.0, coin.initial, transpose=True).tolist()
         [2.0, 1.0]
     """
+    transpose = _checks.check_flag("transpose", transpose)
     check_policy(mdp, policy)
     _check_state_tensor(mdp, "right_hand_side", right_hand_side)
+    _check_batches("right_hand_side", right_hand_side, policy)
     return _solve(mdp, policy, gamma, right_hand_side, transpose)
 
 
@@ -277,6 +277,7 @@ def bellman_expectation(
     gamma = _checks.check_gamma(gamma)
     check_policy(mdp, policy)
     _check_state_tensor(mdp, "values", values)
+    _check_batches("values", values, policy)
     o = mdp.outcomes
     targets = wide(mdp.rewards)[o.reward_index] + gamma * wide(values).index_select(-1, o.next_state)
     return _sum_by_state(mdp, _outcome_weights(mdp, policy) * targets).to(mdp.dtype)
@@ -309,6 +310,8 @@ def bellman_optimality(mdp: FiniteMDP, values: Float[Tensor, "*batch S"], gamma:
         >>> torch.allclose(bellman_optimality(robot, best, 0.9), best)
         True
     """
+    gamma = _checks.check_gamma(gamma)
+    _check_state_tensor(mdp, "values", values)
     best = _available_values(mdp, values, gamma).amax(-1)
     return torch.where(mdp.terminal, 0.0, best)
 
@@ -343,6 +346,8 @@ def greedy_policy(mdp: FiniteMDP, values: Float[Tensor, "*batch S"], gamma: floa
         >>> greedy_policy(robot, optimal_values(robot, 0.9), 0.9).sum(-1).tolist()
         [1.0, 1.0]
     """
+    gamma = _checks.check_gamma(gamma)
+    _check_state_tensor(mdp, "values", values)
     q = _available_values(mdp, values.detach(), gamma)
     rounding = 256 * torch.finfo(q.dtype).eps * values.detach().abs().amax(-1)[..., None, None]
     tied = q >= q.amax(-1, keepdim=True) - rounding
@@ -497,6 +502,7 @@ def finite_horizon_optimal_values(
         ([9.0, 7.0, 5.0, 0.0], [1, 1, 0])
     """
     gamma = _checks.check_gamma(gamma)
+    _checks.check_instance("mdp", mdp, FiniteMDP)
     horizon = _checks.check_count("horizon", horizon)
     _checks.check_room("finite_horizon_optimal_values", horizon, mdp.n_states, mdp.n_actions, limit=DENSE_LIMIT)
     dtype, mdp = mdp.dtype, widened(mdp)
@@ -529,7 +535,7 @@ class MonteCarloValues(NamedTuple):
 
 
 def monte_carlo_values(
-    trajectories: "Trajectories", gamma: float, *, n_states: int, visit: Literal["first", "every"] = "first"
+    trajectories: Trajectories, gamma: float, *, n_states: int, visit: Literal["first", "every"] = "first"
 ) -> MonteCarloValues:
     r"""The mean return that followed each state, over sampled episodes that all terminated.
 
@@ -569,7 +575,8 @@ def monte_carlo_values(
     """
     n_states = _checks.check_count("n_states", n_states)
     _checks.check_room("monte_carlo_values", n_states)
-    trajectories = trajectories._replace(states=_checked_states(trajectories, n_states, visit))
+    states = _checked_states(trajectories, n_states, visit)
+    trajectories = trajectories._replace(states=states)
     episode, state, returns = _visits(trajectories, gamma, n_states, visit)
 
     def total(values: Tensor, index: Tensor, size: int) -> Tensor:
@@ -588,7 +595,7 @@ def monte_carlo_values(
     return MonteCarloValues(mean.to(dtype), (spread.sqrt() / counts).to(dtype), counts.long())
 
 
-def _visits(trajectories: "Trajectories", gamma: float, n_states: int, visit: str) -> tuple[Tensor, Tensor, Tensor]:
+def _visits(trajectories: Trajectories, gamma: float, n_states: int, visit: str) -> tuple[Tensor, Tensor, Tensor]:
     """The episode, the state and the return of every visit that counts."""
     returns = returns_to_go(trajectories.rewards, gamma, mask=trajectories.mask)
     episode, time = trajectories.mask.nonzero(as_tuple=True)
@@ -602,10 +609,10 @@ def _visits(trajectories: "Trajectories", gamma: float, n_states: int, visit: st
     return episode, state, returns[episode, time]
 
 
-def _checked_states(trajectories: "Trajectories", n_states: int, visit: str) -> Tensor:
+def _checked_states(trajectories: Trajectories, n_states: int, visit: str) -> Tensor:
     """The states in int64, after checks of the episodes."""
-    if visit not in ("first", "every"):
-        raise ValueError(f'visit must be "first" or "every", not {visit!r}')
+    check_trajectories("trajectories", trajectories)
+    _checks.check_choice("visit", visit, ("first", "every"))
     if trajectories.truncated.any():
         place = _checks.first_place(trajectories.truncated)
         raise ValueError(f"trajectory {place} was truncated, so its returns are cut short: give a longer horizon")
@@ -615,16 +622,22 @@ def _checked_states(trajectories: "Trajectories", n_states: int, visit: str) -> 
 
 def _in_single(mdp: FiniteMDP, policy: Tensor) -> tuple[FiniteMDP, Tensor]:
     """Both as they are, or in float32 where they are of 16 bits, which lose what a difference of values consists of."""
+    exact = widened(mdp)
     _checks.check_floating("policy", policy)
     _checks.check_same_kind("policy", policy, "mdp", mdp.rewards)
-    return widened(mdp), wide(policy)
+    return exact, wide(policy)
 
 
 def _check_state_tensor(mdp: FiniteMDP, name: str, values: Tensor) -> None:
+    _checks.check_instance("mdp", mdp, FiniteMDP)
     _checks.check_floating(name, values)
     _checks.check_same_kind(name, values, "mdp", mdp.rewards)
     _checks.check_trailing_shape(name, values, (mdp.n_states,))
     _checks.check_finite(name, values)
+
+
+def _check_batches(name: str, values: Tensor, policy: Tensor) -> None:
+    _checks.check_broadcasts(name, values.shape[:-1], "policy", policy.shape[:-2])
 
 
 def _pair(mdp: FiniteMDP) -> Int[Tensor, "K"]:
@@ -711,6 +724,7 @@ def _policy_iteration(mdp: FiniteMDP, gamma: float) -> tuple[Tensor, Tensor]:
     states, so that the values were unbounded.
     """
     gamma = _checks.check_gamma(gamma)
+    _checks.check_instance("mdp", mdp, FiniteMDP)
     exact = mdp.to(dtype=torch.float64)
     policy = equiprobable_policy(exact)
     fault = "no policy reaches a terminal state from {}"

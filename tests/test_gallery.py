@@ -343,7 +343,10 @@ def test_building_mdps_leaves_the_global_random_state_alone():
 BAD = {
     "alpha above 1": (lambda: gallery.recycling_robot(alpha=1.5), r"alpha must be in \[0, 1\], not 1.5"),
     "beta below 0": (lambda: gallery.recycling_robot(beta=-0.1), r"beta must be in \[0, 1\]"),
-    "a reward that is NaN": (lambda: gallery.recycling_robot(r_wait=math.nan), "reward is not finite"),
+    "a reward that is NaN": (
+        lambda: gallery.recycling_robot(r_wait=math.nan),
+        "r_wait must be a finite number, not nan",
+    ),
     "no state to walk in": (lambda: gallery.random_walk(0), "n must be at least 1"),
     "p_heads NaN": (lambda: gallery.gamblers_problem(math.nan), r"p_heads must be in \[0, 1\], not nan"),
     "a goal of 1": (lambda: gallery.gamblers_problem(goal=1), "goal must be at least 2"),

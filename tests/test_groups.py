@@ -360,7 +360,7 @@ BAD: list[tuple[str, Callable[[], object], type[Exception], str]] = [
     ("group-nan", lambda: group_advantages(R + math.nan), ValueError, r"rewards is nan at \[0, 0\]"),
     ("group-ddof", lambda: group_advantages(R, ddof=-1), ValueError, "ddof must be at least 0, not -1"),
     ("group-eps", lambda: group_advantages(R, eps=-1.0), ValueError, "eps must be finite and at least 0, not -1.0"),
-    ("grpo-variant", lambda: grpo(variant="ppo"), ValueError, "variant is 'ppo', expected one of 'grpo'"),
+    ("grpo-variant", lambda: grpo(variant="ppo"), ValueError, "variant is 'ppo', expected 'grpo'"),
     ("grpo-rewards-shape", lambda: grpo(rewards=R[0]), ValueError, r"rewards has shape \[2\], expected \[1, 2\]"),
     ("grpo-rewards-dtype", lambda: grpo(rewards=R.float()), TypeError, "rewards is torch.float32"),
     (

@@ -482,7 +482,7 @@ BAD_NUMBERS = {
     "integer dtype": (
         lambda: discount_factors(0.9, 2, dtype=torch.int64),
         TypeError,
-        "dtype must be a floating-point type, not torch.int64",
+        "dtype must be a floating-point dtype of at least 16 bits, not torch.int64",
     ),
     "gamma of factors": (lambda: discount_factors(2.0, 3), ValueError, r"gamma must be in \[0, 1\], not 2.0"),
     "gamma of a matrix": (lambda: return_matrix(-1.0, 3), ValueError, r"gamma must be in \[0, 1\], not -1.0"),

@@ -748,8 +748,16 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         TypeError,
         "available must be boolean",
     ),
-    "negative init_std": (lambda: TabularPolicy(2, 2, init_std=-1.0), ValueError, "init_std must be finite and not"),
-    "infinite init_std": (lambda: TabularPolicy(2, 2, init_std=INF), ValueError, "init_std must be finite and not"),
+    "negative init_std": (
+        lambda: TabularPolicy(2, 2, init_std=-1.0),
+        ValueError,
+        "init_std must be finite and at least 0, not",
+    ),
+    "infinite init_std": (
+        lambda: TabularPolicy(2, 2, init_std=INF),
+        ValueError,
+        "init_std must be finite and at least 0, not",
+    ),
     "tabular preferences a vector": (
         lambda: TabularPolicy.from_preferences(H[0]),
         ValueError,

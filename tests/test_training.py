@@ -618,13 +618,20 @@ def cartpole() -> Any:
     return gymnasium.make_vec("CartPole-v1", num_envs=2)
 
 
+def on_cartpole(**changes: Any) -> Trainer:
+    policy = NeuralPolicy(4, 2)
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+    return Trainer(policy, cartpole(), 1.0, optimizer=optimizer, horizon=5, **changes)
+
+
 ascent = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1, maximize=True)
 FAULTS = [
     pytest.param(lambda: trainer(gamma=2.0), ValueError, "gamma must be", id="gamma"),
     pytest.param(lambda: trainer(horizon=0), ValueError, "horizon must be at least 1", id="horizon"),
     pytest.param(lambda: trainer(batch_size=None), ValueError, "batch_size is None", id="no batch size"),
     pytest.param(lambda: trainer(batch_size=0), ValueError, "batch_size must be at least 1", id="batch size"),
-    pytest.param(lambda: trainer(source=cartpole(), batch_size=3), ValueError, "has 2 sub-env", id="sub-environments"),
+    pytest.param(lambda: on_cartpole(batch_size=3), ValueError, "has 2 sub-env", id="sub-environments"),
+    pytest.param(lambda: trainer(source=cartpole()), ValueError, "but policy has 4 numbered", id="numbered states"),
     pytest.param(
         lambda: trainer(source=3), TypeError, "source must be a gymnasium.vector.VectorEnv, not int", id="source"
     ),

@@ -10,6 +10,7 @@ from torch import Tensor
 from pgtheory import _checks
 from pgtheory._gymnasium import import_gymnasium
 from pgtheory.softmax_policy import SoftmaxPolicy
+from pgtheory.training._arguments import check_fits
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
@@ -92,6 +93,7 @@ def sample_episodes(
                 [True]])
     """
     horizon, mode = _checks.check_count("horizon", horizon), checked_mode(envs, policy)
+    _checks.check_generator("generator", generator, "the environment", torch.device("cpu"))
     dtype = next(policy.parameters()).dtype
     # Every batch starts from a seed of its own: nothing of the environment's random state needs to be kept.
     seed = drawn_seed(generator)
@@ -193,6 +195,9 @@ def sample_rollout(
     """
     n_steps = _checks.check_count("n_steps", n_steps)
     check_envs(envs)
+    check_fits("envs", envs, policy)
+    _checks.check_generator("generator", generator, "the environment", torch.device("cpu"))
+    _check_last(after, envs.num_envs)
     dtype = next(policy.parameters()).dtype
     if after is None:
         seed = drawn_seed(generator)
@@ -233,11 +238,7 @@ def checked_mode(envs: Any, policy: SoftmaxPolicy, name: str = "envs") -> str:
         raise TypeError(
             f"{name} must be a gymnasium.vector.VectorEnv, not {type(envs).__name__}: see gymnasium.make_vec"
         )
-    space = envs.single_action_space
-    if not isinstance(space, gymnasium.spaces.Discrete):
-        raise ValueError(f"{name} has the action space {space}, not a discrete one")
-    if int(space.n) != policy.n_actions or int(space.start) != 0:
-        raise ValueError(f"{name} has the action space {space}, but policy has {policy.n_actions} actions from 0")
+    check_fits(name, envs, policy)
     mode = envs.metadata.get("autoreset_mode", gymnasium.vector.AutoresetMode.NEXT_STEP)
     return str(mode.name)
 
@@ -250,6 +251,19 @@ def check_envs(envs: Any) -> None:
     mode = envs.metadata.get("autoreset_mode", next_step)
     if mode != next_step:
         raise ValueError(f"envs has the autoreset mode {mode.name}, expected NEXT_STEP: make it with the default")
+
+
+def _check_last(after: object, n_envs: int) -> None:
+    """Raise unless `after` is None, or a rollout of as many sub-environments."""
+    if after is None:
+        return
+    _checks.check_instance("after", after, Rollout)
+    assert isinstance(after, Rollout)
+    for name in ("next_states", "terminated", "truncated"):
+        column = getattr(after, name)
+        _checks.check_tensor(f"after.{name}", column)
+        if column.ndim < 2 or len(column) != n_envs or column.shape[1] == 0:
+            raise ValueError(f"after.{name} has shape {list(column.shape)}, expected [{n_envs}, T, ...]")
 
 
 def _observation(observation: Any, dtype: torch.dtype) -> Tensor:

@@ -13,6 +13,7 @@ from pgtheory._precision import wide
 from pgtheory.advantages import generalized_advantages
 from pgtheory.softmax_policy import SoftmaxPolicy
 from pgtheory.surrogates import Clip, importance_ratios, kl_estimate, ppo_clip_loss
+from pgtheory.training._arguments import check_fits, check_learner
 from pgtheory.training._configuration import of_source
 from pgtheory.training._episodes import Rollout, check_envs, drawn_seed, replay, sample_rollout
 from pgtheory.training._resumable import Resumable, check_keys, copied
@@ -116,15 +117,20 @@ class PPOTrainer(Resumable):
         generator: torch.Generator | None = None,
     ) -> None:
         check_envs(envs)
+        check_fits("envs", envs, policy)
+        _checks.check_instance("critic", critic, nn.Module)
+        check_learner(policy, optimizer, generator, {"critic": critic})
         self.policy, self.critic, self.envs, self.optimizer = policy, critic, envs, optimizer
         self.gamma, self.lam = _checks.check_gamma(gamma), _checks.check_unit_interval("lam", lam)
-        self.clip, self.normalize = _ratios.checked_clip(clip), normalize
+        self.clip, self.normalize = _ratios.checked_clip(clip), _checks.check_flag("normalize", normalize)
         self.n_steps = _checks.check_count("n_steps", n_steps)
         self.n_epochs = _checks.check_count("n_epochs", n_epochs)
         self.n_minibatches = _checks.check_count("n_minibatches", n_minibatches)
-        self.value_weight = _checks.check_real("value_weight", value_weight)
-        self.entropy_weight = _checks.check_real("entropy_weight", entropy_weight)
+        self.value_weight = _checks.check_not_negative("value_weight", value_weight)
+        self.entropy_weight = _checks.check_finite_number("entropy_weight", entropy_weight)
         self.max_norm = _checks.check_real("max_norm", max_norm)
+        if not self.max_norm >= 0.0:
+            raise ValueError(f"max_norm must be at least 0, not {self.max_norm}")
         self.generator = torch.default_generator if generator is None else generator
         self.history: list[PPORecord] = []
         # The episodes under way: the seed of the environments, all actions since, the last step, what was earned.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pgtheory import _checks
 from pgtheory.mdp import FiniteMDP
-from pgtheory.policy_gradient import performance
+from pgtheory.policy_gradient import check_states, performance
 from pgtheory.reinforce import (
     bootstrapped_rewards,
     entropy_bonus,
@@ -20,6 +20,7 @@ from pgtheory.reinforce import (
 )
 from pgtheory.returns import discounted_return, returns_to_go
 from pgtheory.softmax_policy import SoftmaxPolicy, entropy, softmax_policy
+from pgtheory.training._arguments import check_learner
 from pgtheory.training._configuration import of_source
 from pgtheory.training._episodes import Episodes, checked_mode, sample_episodes
 from pgtheory.training._resumable import Resumable
@@ -118,24 +119,23 @@ class Trainer(Resumable):
         exact: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
-        self.policy, self.source, self.optimizer, self.baseline = policy, source, optimizer, baseline
+        self.policy, self.source, self.optimizer = policy, source, optimizer
+        check_learner(policy, optimizer, generator, {"baseline": baseline})
         self.gamma, self.horizon = _checks.check_gamma(gamma), _checks.check_count("horizon", horizon)
         self.batch_size = _checked_batch_size(source, policy, batch_size)
-        self.entropy_weight = _checks.check_real("entropy_weight", entropy_weight)
-        self.discount_states, self.bootstrap = discount_states, bootstrap
-        self.exact = exact and isinstance(source, FiniteMDP)
+        self.entropy_weight = _checks.check_finite_number("entropy_weight", entropy_weight)
+        self.discount_states = _checks.check_flag("discount_states", discount_states)
+        self.bootstrap = _checks.check_flag("bootstrap", bootstrap)
+        self.exact = _checks.check_flag("exact", exact) and isinstance(source, FiniteMDP)
+        self.baseline = _checked_baseline(baseline)
         self.generator = torch.default_generator if generator is None else generator
         self.history: list[Record] = []
-        if any(group.get("maximize", False) for group in optimizer.param_groups):
-            raise ValueError("optimizer maximises: build it without maximize, a loss is minimised")
-        if isinstance(baseline, str) and baseline != "leave_one_out":
-            raise ValueError(f"baseline is {baseline!r}, expected a number, a module or 'leave_one_out'")
         if bootstrap and not isinstance(baseline, nn.Module):
             raise ValueError("bootstrap is True but baseline is not a module: there are no values to add")
 
     def run(self, n_updates: int, *, progress: bool = False) -> list[Record]:
         """Make `n_updates` updates and return their records; `progress` writes a line of text to stderr."""
-        n_updates = _checks.check_count("n_updates", n_updates)
+        n_updates, progress = _checks.check_count("n_updates", n_updates), _checks.check_flag("progress", progress)
         for update in range(n_updates):
             self.update()
             if progress:
@@ -262,13 +262,24 @@ class Trainer(Resumable):
         return rewards, self.baseline, 0.0
 
 
+def _checked_baseline(baseline: Any) -> float | nn.Module | str | None:
+    if baseline is None or isinstance(baseline, nn.Module):
+        return baseline
+    if not isinstance(baseline, str):
+        return _checks.check_finite_number("baseline", baseline)
+    if baseline != "leave_one_out":
+        raise ValueError(f"baseline is {baseline!r}, expected a number, a module or 'leave_one_out'")
+    return baseline
+
+
 def _checked_batch_size(source: Any, policy: SoftmaxPolicy, batch_size: int | None) -> int:
     if isinstance(source, FiniteMDP):
+        check_states(source, policy)
         if batch_size is None:
             raise ValueError("batch_size is None: a FiniteMDP needs to know how many episodes to draw")
         return _checks.check_count("batch_size", batch_size)
     checked_mode(source, policy, "source")
-    if batch_size not in (None, source.num_envs):
+    if batch_size is not None and _checks.check_count("batch_size", batch_size) != source.num_envs:
         raise ValueError(f"batch_size is {batch_size}, but the source has {source.num_envs} sub-environments")
     return int(source.num_envs)
 

@@ -107,7 +107,9 @@ def reinforce_runs(
     """
     _check_runs(mdp, features, parameters, update)
     gamma, horizon = _checks.check_gamma(gamma), _checks.check_count("horizon", horizon)
-    alpha, alpha_w = (_per_run(x, parameters) for x in (step_size, baseline_step_size))
+    alpha = _per_run("step_size", step_size, parameters)
+    alpha_w = _per_run("baseline_step_size", baseline_step_size, parameters)
+    _checks.check_generator("generator", generator, "mdp", mdp.device)
     move = _move_each_step if update == "step" else _move_each_episode
     theta, w = [parameters.detach().clone()], [parameters.new_zeros(len(parameters))]
     returns, lengths = [], []
@@ -126,9 +128,11 @@ def reinforce_runs(
 
 
 def _check_runs(mdp: FiniteMDP, features: Tensor, parameters: Tensor, update: str) -> None:
+    _checks.check_instance("mdp", mdp, FiniteMDP)
     for name, tensor in (("features", features), ("parameters", parameters)):
         _checks.check_floating(name, tensor)
         _checks.check_same_kind(name, tensor, "mdp", mdp.rewards)
+        _checks.check_finite(name, tensor)
     if features.ndim != 3 or features.shape[:2] != (mdp.n_states, mdp.n_actions):
         raise ValueError(f"features has shape {list(features.shape)}, expected [{mdp.n_states}, {mdp.n_actions}, d]")
     if parameters.ndim != 2 or parameters.shape[1] != features.shape[2]:
@@ -140,12 +144,22 @@ def _check_runs(mdp: FiniteMDP, features: Tensor, parameters: Tensor, update: st
         raise ValueError(
             f"mdp lacks an action at {_checks.first_place(missing, 'sa')}: runs need every action everywhere"
         )
-    if update not in ("step", "episode"):
-        raise ValueError(f"update is {update!r}, expected 'step' or 'episode'")
+    _checks.check_choice("update", update, ("step", "episode"))
 
 
-def _per_run(value: float | Tensor, parameters: Tensor) -> Float[Tensor, "K"]:
-    return torch.as_tensor(value, dtype=parameters.dtype, device=parameters.device).expand(len(parameters))
+def _per_run(name: str, value: float | Tensor, parameters: Tensor) -> Float[Tensor, "K"]:
+    """A step size of each run: finite and not negative."""
+    runs = len(parameters)
+    if not isinstance(value, Tensor):
+        return parameters.new_full((runs,), _checks.check_not_negative(name, value))
+    _checks.check_floating(name, value)
+    _checks.check_same_kind(name, value, "parameters", parameters)
+    if value.shape not in ((), (runs,)):
+        raise ValueError(f"{name} has shape {list(value.shape)}, expected [{runs}], one for each run, or a number")
+    _checks.check_finite(name, value)
+    if (value < 0).any():
+        raise ValueError(f"{name} is negative")
+    return value.detach().expand(runs)
 
 
 def _one_episode_each(

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pgtheory import _checks
+from pgtheory import _checks, _ratios
 from pgtheory._masks import taken
 from pgtheory._tables import check_table
 from pgtheory.advantages import generalized_advantages
@@ -96,10 +96,15 @@ def surrogate_runs(
     n_updates, n_epochs = _checks.check_count("n_updates", n_updates), _checks.check_count("n_epochs", n_epochs)
     n_episodes = _checks.check_count("n_episodes", n_episodes)
     check_table(mdp, "preferences", preferences, 3)
+    horizon, clip = _checks.check_count("horizon", horizon), _ratios.checked_clip(clip)
+    gamma, lam = _checks.check_gamma(gamma), _checks.check_unit_interval("lam", lam)
+    step_size = _checks.check_not_negative("step_size", step_size)
+    critic_step_size = _checks.check_not_negative("critic_step_size", critic_step_size)
+    _checks.check_generator("generator", generator, "mdp", mdp.device)
     h, critic = preferences.detach().clone(), preferences.new_zeros(preferences.shape[:2])
     history, steps = [_softmax_performance(mdp, h, gamma)], [torch.zeros(len(h), dtype=torch.long, device=h.device)]
     for _ in range(n_updates):
-        episodes = _sample_runs(mdp, h, n_episodes, _checks.check_count("horizon", horizon), generator)
+        episodes = _sample_runs(mdp, h, n_episodes, horizon, generator)
         advantages, values = _run_advantages(episodes, critic, gamma, lam)
         old_log_probs = _run_log_probs(mdp, h, episodes)
         for _ in range(n_epochs):

@@ -1,0 +1,1036 @@
+"""Bad input for every public callable: a valid call of each, and what to put in the place of each argument.
+
+`CALLS` has the valid call, its canon. The kind of each argument, `KINDS`, generates the values that take its place:
+bad ones, and legitimate ones with a check of the answer, for which `SPECIAL` has the exceptions of single arguments.
+"""
+
+import inspect
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
+from fractions import Fraction
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.vector import SyncVectorEnv
+from helpers import F64, seeded
+from torch import Tensor, nn
+
+import pgtheory as pg
+
+Check = Callable[[Any, Any], bool]
+"""Whether an answer is right, given the answer of the valid call."""
+
+
+class Value(NamedTuple):
+    """What takes the place of an argument; `check` is None where it has to be refused."""
+
+    label: str
+    value: Any
+    check: Check | None = None
+
+
+# ---- Checks of the answers to legitimate values ----
+
+
+def tensors(answer: Any) -> list[Tensor]:
+    """The tensors and numbers of an answer, whatever it is wrapped in."""
+    if isinstance(answer, Tensor):
+        return [answer]
+    if isinstance(answer, bool | int | float):
+        return [torch.tensor(answer, dtype=F64)]
+    if isinstance(answer, pg.FiniteMDP):
+        return [answer.rewards, answer.initial, answer.outcomes.probability]
+    if isinstance(answer, nn.Module):
+        return list(answer.parameters())
+    if isinstance(answer, pg.Trainer | pg.PPOTrainer):
+        return tensors(answer.policy)
+    if isinstance(answer, Mapping):
+        return [x for value in answer.values() for x in tensors(value)]
+    return [x for value in answer for x in tensors(value)] if isinstance(answer, tuple | list) else []
+
+
+def same(answer: Any, canonical: Any) -> bool:
+    pairs = list(zip(tensors(answer), tensors(canonical), strict=True))
+    return all(
+        x.shape == y.shape and torch.allclose(x.to(F64), y.to(F64), 1e-4, 1e-5, equal_nan=True) for x, y in pairs
+    )
+
+
+def alike(answer: Any, canonical: Any) -> bool:
+    """As many tensors, for what is random or lives on another device or in another dtype."""
+    return len(tensors(answer)) == len(tensors(canonical))
+
+
+def no_nan(answer: Any, _: Any) -> bool:
+    return not any(x.isnan().any() for x in tensors(answer))
+
+
+def finite(answer: Any, _: Any) -> bool:
+    return all(bool(x.isfinite().all()) for x in tensors(answer))
+
+
+def in_dtype(dtype: torch.dtype, answer: Any, canonical: Any) -> bool:
+    return alike(answer, canonical) and {x.dtype for x in tensors(answer) if x.is_floating_point()} <= {dtype}
+
+
+# ---- Kinds of arguments: each generates values from the valid one ----
+
+HUGE = {"10**400": 10**400, "-10**400": -(10**400), "10**6000": 10**6000}
+
+
+def wrong_types(*leave: str) -> list[Value]:
+    values = {"None": None, "text": "0.5", "bytes": b"1", "object": object(), "dict": {}, "type": int, "complex": 0.5j}
+    return [Value(label, value) for label, value in values.items() if label not in leave]
+
+
+def real(x: float, low: float = -math.inf, high: float = math.inf, *, at_infinity: Check | None = None) -> list[Value]:
+    found = [*wrong_types(), Value("flag", True), Value("tensor", torch.tensor(x)), Value("list", [x])]
+    found += [Value("array", np.array(x)), Value("Decimal", Decimal("0.5")), Value("nan", math.nan)]
+    found += [Value("inf", math.inf, at_infinity), Value("-inf", -math.inf)]
+    found += [Value(label, value) for label, value in HUGE.items()]
+    found += [Value("below", low - 0.25)] if low > -math.inf else []
+    found += [Value("above", high + 0.25)] if high < math.inf else []
+    return [*found, Value("np.float64", np.float64(x), same), Value("Fraction", Fraction(x), same)]
+
+
+def count(x: int, least: int = 1) -> list[Value]:
+    found = [*wrong_types(), Value("flag", True), Value("float", float(x)), Value("nan", math.nan)]
+    found += [Value("inf", math.inf), Value("list", [x]), Value("Fraction", Fraction(x)), Value("below", least - 1)]
+    found += [Value("negative", -(2**40)), Value("tensor of floats", torch.tensor(float(x)))]
+    found += [Value(label, value) for label, value in HUGE.items()]
+    return [*found, Value("np.int64", np.int64(x), same), Value("tensor", torch.tensor(x), same)]
+
+
+def flag(_: bool) -> list[Value]:
+    values = {"text": "no", "one": 1, "zero": 0, "float": 1.0, "None": None, "tensor": torch.tensor(True), "list": []}
+    return [Value(label, value) for label, value in values.items()] + [Value("array", np.bool_(True))]
+
+
+def choice(x: str) -> list[Value]:
+    found = [*wrong_types("text"), Value("unknown", "nonsense"), Value("empty", ""), Value("case", x.upper() + "x")]
+    return [*found, Value("list", [x]), Value("number", 1), Value("nan", math.nan), Value("tensor", torch.ones(2))]
+
+
+def generator(_: Any) -> list[Value]:
+    values: dict[str, Any] = {"zero": 0, "number": 3, "text": "0", "flag": True, "type": torch.Generator}
+    values |= {"numpy": np.random.default_rng(0), "object": object(), "state": seeded().get_state(), "list": []}
+    return [*(Value(label, value) for label, value in values.items()), Value("None", None, alike)]
+
+
+def dtype(_: Any) -> list[Value]:
+    values: dict[str, Any] = {"text": "float32", "float": float, "int": int, "np.float32": np.float32, "number": 32}
+    values |= {str(d): d for d in (torch.int64, torch.bool, torch.complex64, torch.complex128, torch.uint8)}
+    values |= {str(d): d for d in (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu, torch.quint8)}
+    values |= {"np.dtype": np.dtype("float64"), "tensor": torch.ones(1), "object": object(), "list": [torch.float32]}
+    found = [Value(label, value) for label, value in values.items()]
+    found += [Value(str(d), d, partial(in_dtype, d)) for d in (torch.float32, torch.float64)]
+    return [*found, Value("None", None, alike)]
+
+
+def device(_: Any, *, meta: Check | None = alike) -> list[Value]:
+    values: dict[str, Any] = {"unknown": "nonsense", "float": 1.5, "object": object(), "list": ["cpu"], "empty": ""}
+    values |= {"absent": "cuda:99", "negative": -1, "number": 99, "dtype": torch.float32, "flag": False}
+    found = [Value(label, value) for label, value in values.items()]
+    return [*found, Value("meta", "meta", meta), Value("None", None, same), Value("cpu", torch.device("cpu"), same)]
+
+
+def sparse(x: Tensor) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return x.flatten(0, -2).to_sparse_csr() if x.ndim > 1 else x.to_sparse()
+
+
+def no_tensor(x: Tensor) -> Iterator[Value]:
+    """What is no tensor, or one that has no values to work with."""
+    yield from wrong_types()
+    yield from (Value("number", 0.5), Value("list", x.tolist()), Value("array", x.numpy()), Value("flag", True))
+    yield from (Value("complex64", x.to(torch.complex64)), Value("complex128", x.to(torch.complex128)))
+    yield from (Value("sparse", x.to_sparse()), Value("meta", x.to("meta"))) if x.ndim else ()
+    yield from (Value("sparse csr", sparse(x)),) if x.ndim else ()
+
+
+def misshapen(x: Tensor) -> Iterator[Value]:
+    yield from (Value("scalar", x.flatten()[0]), Value("empty", x.new_zeros(0)))
+    yield Value("longer", torch.cat([x, x[..., -1:]], -1))
+    yield Value("shorter", x[..., :-1])
+    yield Value("more axes", x.unsqueeze(-1).expand(*x.shape, 7))
+
+
+def with_first(x: Tensor, value: float) -> Tensor:
+    changed = x.clone()
+    changed.view(-1)[0] = value
+    return changed
+
+
+def floats(x: Tensor) -> list[Value]:
+    found = [*no_tensor(x), *misshapen(x)]
+    others = (torch.int64, torch.int32, torch.uint8, torch.bool, torch.float8_e4m3fn, torch.float8_e5m2)
+    found += [Value(str(kind).removeprefix("torch."), x.to(kind)) for kind in others]
+    found += [Value(str(v), with_first(x, v)) for v in (math.nan, math.inf, -math.inf)]
+    found.append(Value("other floats", x.to(torch.float32 if x.dtype == F64 else F64)))
+    return [*found, Value("strided", x.repeat_interleave(2, -1)[..., ::2], same)]
+
+
+def table(x: Tensor) -> list[Value]:
+    """A policy."""
+    return [*floats(x), Value("negative", with_first(x, -0.5)), Value("sum", x * 0.9), Value("zeros", x * 0)]
+
+
+def mask(x: Tensor) -> list[Value]:
+    found = [*no_tensor(x), *misshapen(x)]
+    found += [Value(str(d).removeprefix("torch."), x.to(d)) for d in (torch.int64, torch.uint8, torch.float32, F64)]
+    return [*found, Value("strided", x.repeat_interleave(2, -1)[..., ::2], same)]
+
+
+def indices(x: Tensor) -> list[Value]:
+    found = [*no_tensor(x), *misshapen(x)]
+    found += [Value(str(d).removeprefix("torch."), x.to(d)) for d in (torch.float32, F64, torch.bool)]
+    found += [Value("negative", with_first(x, -1)), Value("too large", with_first(x, 99))]
+    found += [Value("largest", with_first(x, 2**62))]
+    smaller = (torch.int32, torch.int16, torch.int8, torch.uint8)
+    return [*found, *(Value(str(d).removeprefix("torch."), x.to(d), same) for d in smaller)]
+
+
+def mdp(x: Any) -> list[Value]:
+    values = {"tensor": torch.ones(2), "outcomes": x.outcomes, "name": "gridworld", "class": pg.FiniteMDP, "list": [x]}
+    return wrong_types() + [Value(label, value) for label, value in values.items()] + [Value("function", pg.gridworld)]
+
+
+def policy_object(x: Any) -> list[Value]:
+    values: dict[str, Any] = {"table": torch.full((3, 2), 0.5, dtype=F64), "module": nn.Linear(2, 2), "class": type(x)}
+    values |= {"list": [x], "function": x.preferences, "states": pg.TabularPolicy(7, x.n_actions, dtype=F64)}
+    values |= {"actions": pg.TabularPolicy(3, 5, dtype=F64), "number": 1, "parameters": list(x.parameters())}
+    return wrong_types() + [Value(label, value) for label, value in values.items()]
+
+
+def optimizer(x: Any, *, maximize: bool = False) -> list[Value]:
+    foreign = [nn.Parameter(torch.zeros(2))]
+    values = {"class": type(x), "parameters": foreign, "number": 0.1, "list": [x]}
+    values["foreign"] = torch.optim.SGD(foreign, lr=0.1, maximize=maximize)
+    values["direction"] = torch.optim.SGD(x.param_groups[0]["params"], lr=0.1, maximize=not maximize)
+    return wrong_types() + [Value(label, value) for label, value in values.items()]
+
+
+def trajectories(x: Any) -> list[Value]:
+    values: dict[str, Any] = {"tuple": tuple(x), "list": list(x), "states": x.states, "class": type(x)}
+    for name in x._fields:
+        column = getattr(x, name)
+        values |= {f"{name} None": x._replace(**{name: None}), f"{name} complex": x._replace(**{name: column * 1j})}
+        values |= {f"{name} scalar": x._replace(**{name: column.flatten()[0]})}
+        values |= {
+            f"{name} short": x._replace(**{name: column[:-1]}),
+            f"{name} list": x._replace(**{name: column.tolist()}),
+        }
+        values |= {f"{name} sparse": x._replace(**{name: column.to_sparse()})}
+        values |= {f"{name} meta": x._replace(**{name: column.to("meta")})}
+    values |= {"states floats": x._replace(states=x.states.double()), "mask integers": x._replace(mask=x.mask.long())}
+    values |= {
+        "actions floats": x._replace(actions=x.actions.double()),
+        "rewards integers": x._replace(rewards=x.actions),
+    }
+    values |= {"states large": x._replace(states=x.states + 99), "actions large": x._replace(actions=x.actions + 99)}
+    values |= {
+        "states negative": x._replace(states=x.states - 9),
+        "actions negative": x._replace(actions=x.actions - 9),
+    }
+    return wrong_types() + [Value(label, value) for label, value in values.items()]
+
+
+def environments(x: Any) -> list[Value]:
+    values: dict[str, Any] = {"name": "CartPole-v1", "class": SyncVectorEnv, "list": [x], "single": x.envs[0]}
+    return wrong_types() + [Value(label, value) for label, value in values.items()]
+
+
+def function(x: Any) -> list[Value]:
+    def returns(value: Any) -> Any:
+        return lambda *_, **__: value
+
+    values: dict[str, Any] = {"list": [x], "number": 1.0, "gives None": returns(None), "gives text": returns("loss")}
+    values |= {"gives a number": returns(1.0), "gives a vector": returns(torch.zeros(2, dtype=F64))}
+    values |= {"gives complex": returns(torch.tensor(1j)), "gives integers": returns(torch.tensor(1))}
+    return wrong_types("type") + [Value(label, value) for label, value in values.items()]
+
+
+def clip(_: Any) -> list[Value]:
+    found = [value for value in real(0.25, 0.0) if value.label != "inf"]
+    pairs = [(), (0.1,), (0.1, 0.2, 0.3), (0.1, None), ("0.1", 0.2), (math.nan, 0.2), (0.1, math.nan), (-0.1, 0.2)]
+    pairs += [(1.1, 0.2), (0.1, -0.2), (True, 0.2), (0.1, 10**400), (0.1, -(10**400))]
+    return [*found, Value("inf", math.inf), *(Value(str(pair)[:20], pair) for pair in pairs)]
+
+
+def optional(kind: Callable[..., list[Value]], check: Check = finite) -> Callable[..., list[Value]]:
+    """The kind of an argument that may be None: not refused then, but answered, and with `check` rightly."""
+
+    def values(x: Any) -> list[Value]:
+        return [value._replace(check=check) if value.label == "None" else value for value in kind(x)]
+
+    return values
+
+
+def same_zeros(answer: Any, _: Any) -> bool:
+    return not tensors(answer)[0].any()
+
+
+def numbers(x: Any) -> list[Value]:
+    """A sequence of numbers, such as the rewards of arms."""
+    values: dict[str, Any] = {
+        "number": 0.5,
+        "empty": [],
+        "texts": ["0.5", "1"],
+        "None inside": [None, 1.0],
+        "set": {1.0},
+    }
+    values |= {"nan": [math.nan, *x[1:]], "inf": [math.inf, *x[1:]], "complex inside": [1j, *x[1:]]}
+    values |= {"huge": [10**400, *x[1:]], "flags": [True, *x[1:]], "nested": [[1.0], [2.0]]}
+    found = wrong_types() + [Value(label, value) for label, value in values.items()]
+    return [*found, Value("tuple", tuple(x), same)]
+
+
+def start(x: Any) -> list[Value]:
+    """A start distribution, or a start state."""
+    n = len(x)
+    values: dict[str, Any] = {"too large": n, "negative": -1, "float": 0.5, "flag": True, "short": [1.0], "empty": []}
+    values |= {"nan": [math.nan] * n, "sum": [0.9] + [0.0] * (n - 1), "texts": ["1"] * n, "huge": 10**400, "set": {1.0}}
+    values |= {"below 0": [-1.0, 2.0] + [0.0] * (n - 2), "inside None": [None] * n, "huge inside": [10**400] * n}
+    values |= {
+        "complex": torch.ones(n) * 1j,
+        "meta": torch.ones(n, device="meta"),
+        "sparse": torch.eye(n)[0].to_sparse(),
+    }
+    values |= {"matrix": torch.eye(n), "flags": torch.eye(n)[0] > 0}
+    found = wrong_types() + [Value(label, value) for label, value in values.items()]
+    return [*found, Value("tensor", torch.tensor(x, dtype=F64), same)]
+
+
+def states_of(x: Any) -> list[Value]:
+    """Terminal states: a mask, or indices."""
+    n = len(x)
+    values: dict[str, Any] = {"number": 1, "too large": [n], "negative": [-1], "floats": [1.0], "texts": ["1"]}
+    values |= {"short mask": torch.tensor([True]), "None inside": [None], "huge": [10**400], "nested": [[1]]}
+    values |= {"complex": torch.ones(1) * 1j, "meta": torch.ones(n, device="meta") > 0, "set": {1}, "flag": True}
+    values |= {"sparse": torch.eye(n)[0].to_sparse() > 0 if False else torch.tensor(x).to_sparse()}
+    found = [value for value in wrong_types("dict") if value.label != "None"]
+    found += [Value(label, value) for label, value in values.items()]
+    return [*found, Value("mask", torch.tensor(x), same), Value("indices", [i for i, end in enumerate(x) if end], same)]
+
+
+def names(x: Any) -> list[Value]:
+    found = [value for value in wrong_types("text") if value.label != "None"]
+    values = {
+        "text": "a" * len(x),
+        "short": x[:-1],
+        "numbers": list(range(len(x))),
+        "number": 3,
+        "None inside": [None] * len(x),
+    }
+    return [
+        *found,
+        *(Value(label, value) for label, value in values.items()),
+        Value("list", list(x), same),
+        Value("None", None, same),
+    ]
+
+
+# ---- The valid calls ----
+
+TOY = pg.two_state_toy()
+BANDIT = pg.bandit([1.0, 0.0])
+POLICY = torch.tensor([[0.5, 0.5], [0.25, 0.75], [0.5, 0.5]], dtype=F64)
+PREFERENCES = torch.tensor([[0.0, 1.0], [0.5, -0.5], [0.0, 0.25]], dtype=F64)
+OF_BANDIT = PREFERENCES[:2]
+ONES = torch.ones(2, 3, dtype=F64)
+STEPS = torch.tensor([[-0.5, -1.0, -0.25], [-2.0, -0.75, -0.5]], dtype=F64)
+OTHERS = STEPS.flip(0)
+MASK = torch.tensor([[True, True, True], [True, True, False]])
+ENDS = torch.tensor([[False, False, True], [False, True, False]])
+LOGITS = torch.tensor([[0.0, 1.0, 2.0], [1.5, 0.5, 0.25]], dtype=F64)
+AVAILABLE = torch.tensor([[True, True], [True, True], [True, True]])
+EPISODES = pg.sample_trajectories(TOY, POLICY, 4, horizon=200, generator=seeded())
+LOW = pg.FiniteMDP.from_outcomes(
+    [(0, 0, 1, 1.0, 1.0), (0, 1, 1, 0.0, 1.0)], n_states=2, n_actions=2, initial=0, terminal=[1]
+)
+
+
+def tabular() -> pg.TabularPolicy:
+    return pg.TabularPolicy.from_preferences(PREFERENCES)
+
+
+def ascending(policy: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(policy.parameters(), lr=0.1, maximize=True)
+
+
+def descending(*modules: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD([p for module in modules for p in module.parameters()], lr=0.1)
+
+
+def observing() -> pg.NeuralPolicy:
+    return pg.NeuralPolicy(4, 2, hidden=(3,), generator=seeded())
+
+
+@cache
+def carts() -> Any:
+    return SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")] * 2)
+
+
+@cache
+def rollout() -> pg.Rollout:
+    return pg.sample_rollout(carts(), observing(), n_steps=2, generator=seeded())
+
+
+class Squared(pg.SoftmaxPolicy):
+    """A policy of somebody else's making."""
+
+    def preferences(self, states: Tensor) -> Tensor:
+        return torch.stack([states.double(), -states.double()], -1)
+
+
+def group_loss(log_probs: Tensor, old_log_probs: Tensor, rewards: Tensor, /, *, mask: Tensor) -> Tensor:
+    return -(rewards.unsqueeze(-1) * log_probs * mask).sum(-1).mean()
+
+
+def trainer(**arguments: Any) -> pg.Trainer:
+    policy = tabular()
+    options = {"optimizer": descending(policy), "horizon": 50, "batch_size": 2, "generator": seeded()} | arguments
+    return pg.Trainer(policy, TOY, 0.5, **options)
+
+
+def ppo() -> pg.PPOTrainer:
+    policy, critic = observing(), nn.Linear(4, 1)
+    return pg.PPOTrainer(
+        policy, critic, carts(), 0.5, optimizer=descending(policy, critic), n_steps=2, generator=seeded()
+    )
+
+
+Call = tuple[Callable[..., Any], dict[str, Any]]
+CALLS: dict[str, Callable[[], Call]] = {}
+
+
+def call(name: str, function: Callable[..., Any] | None = None, **arguments: Any) -> None:
+    CALLS[name] = lambda: (function or getattr(pg, name), dict(arguments))
+
+
+def fresh(name: str) -> Callable[[Callable[[], Call]], None]:
+    """A call whose arguments it changes: they are made anew each time."""
+
+    def note(make: Callable[[], Call]) -> None:
+        CALLS[name] = make
+
+    return note
+
+
+GYM = {"name": "gridworld"}
+START = {"initial": [0.5, 0.5], "terminal": [False, True]}
+NAMES = {"state_names": ("start", "end"), "action_names": ("left", "right")}
+P = torch.tensor([[[0.25, 0.75], [0.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]], dtype=F64)
+ROWS = [(0, 0, 1, 1.0, 0.25), (0, 0, 0, 0.0, 0.75), (0, 1, 1, 0.0, 1.0)]
+call("FiniteMDP.from_outcomes", pg.FiniteMDP.from_outcomes, outcomes=ROWS, n_states=2, n_actions=2, **START, **NAMES)
+call("FiniteMDP.from_table", pg.FiniteMDP.from_table, p=P.unsqueeze(-1), rewards=[1.0], **START, **NAMES)
+call("FiniteMDP.from_transitions", pg.FiniteMDP.from_transitions, P=P, r=torch.ones(2, 2, dtype=F64), **START, **NAMES)
+call("FiniteMDP.from_gymnasium", pg.FiniteMDP.from_gymnasium, env="FrozenLake-v1", initial=None)
+call("FiniteMDP", **{f: getattr(TOY, f) for f in inspect.signature(pg.FiniteMDP).parameters})
+call("FiniteMDP.to", TOY.to, dtype=torch.float64, device=torch.device("cpu"))
+call("FiniteMDP.dynamics", TOY.dynamics)
+call("FiniteMDP.transitions", TOY.transitions)
+call("FiniteMDP.expected_rewards", TOY.expected_rewards)
+call("FiniteMDP.to_gymnasium", TOY.to_gymnasium, horizon=2)
+call("check_policy", mdp=TOY, policy=POLICY)
+call("equiprobable_policy", mdp=TOY)
+
+call("bandit", means=[1.0, 0.5], spread=0.5, dtype=F64)
+call("correlated_rewards", correlation=0.5, dtype=F64)
+call("gamblers_problem", p_heads=0.5, goal=4, zero_stake=False, dtype=F64)
+SEEDED = {"seed": 0, "generator": None, "dtype": F64}
+fresh("garnet")(
+    lambda: (
+        pg.garnet,
+        {
+            "n_states": 3,
+            "n_actions": 2,
+            "branching": 2,
+            "stop_probability": 0.5,
+            "seed": 0,
+            "generator": None,
+            "dtype": F64,
+        },
+    )
+)
+for name in ("gridworld", "gridworld_4x4", "short_corridor", "student_chain", "student_mdp", "trap", "two_state_toy"):
+    call(name, dtype=F64)
+call("random_walk", n=3, r_left=0.0, r_right=0.5, dtype=F64)
+call("recycling_robot", alpha=0.5, beta=0.5, r_search=2.0, r_wait=1.0, r_rescue=-3.0, dtype=F64)
+call("token_sequences", n_tokens=2, length=2, eos=1, n_prompts=1)
+TREE = {"eos": 1, "n_prompts": 2, "dtype": F64}
+call("token_tree", n_tokens=2, length=2, **TREE, reward=torch.arange(6, dtype=F64), initial=[0.5, 0.5], seed=0)
+call("token_tree of random rewards", pg.token_tree, n_tokens=2, length=2, **TREE, reward=None, initial=None, seed=0)
+call("two_answer_lengths", length=3, rewards=(1.0, 1.0, 0.0), dtype=F64)
+
+call("at_steps", table=POLICY, trajectories=EPISODES)
+call("enumerate_trajectories", mdp=TOY, policy=POLICY, horizon=2)
+fresh("sample_trajectories")(
+    lambda: (pg.sample_trajectories, {"mdp": TOY, "policy": POLICY, "n": 2, "horizon": 2, "generator": seeded()})
+)
+call("trajectory_probabilities", mdp=TOY, policy=POLICY, trajectories=EPISODES)
+
+call("discount_factors", gamma=0.5, horizon=3, dtype=F64, device=torch.device("cpu"))
+call("return_matrix", gamma=0.5, horizon=3, dtype=F64, device=torch.device("cpu"))
+call("discount_from_rate", rate=0.25)
+call("discounted_return", rewards=STEPS, gamma=0.5, mask=MASK)
+call("returns_to_go", rewards=STEPS, gamma=0.5, mask=MASK)
+call("effective_horizon", gamma=0.5)
+call("sequence_level_rewards", scores=STEPS[:, 0], mask=MASK)
+
+for name in ("action_values", "advantages", "state_values", "performance", "discounted_visitation"):
+    call(name, mdp=TOY, policy=POLICY, gamma=0.5)
+VALUES = torch.tensor([1.0, 0.5, 0.0], dtype=F64)
+call("bellman_expectation", mdp=TOY, policy=POLICY, values=VALUES, gamma=0.5)
+for name in ("bellman_optimality", "greedy_policy", "one_step_lookahead"):
+    call(name, mdp=TOY, values=VALUES, gamma=0.5)
+call("finite_horizon_values", mdp=TOY, policy=POLICY, gamma=0.5, horizon=2)
+call("finite_horizon_optimal_values", mdp=TOY, gamma=0.5, horizon=2)
+call("monte_carlo_values", trajectories=EPISODES, gamma=0.5, n_states=3, visit="every")
+call("optimal_policy", mdp=TOY, gamma=0.5)
+call("optimal_values", mdp=TOY, gamma=0.5)
+call("solve_bellman", mdp=TOY, policy=POLICY, gamma=0.5, right_hand_side=VALUES, transpose=False)
+
+for name in ("softmax_policy", "log_softmax_policy", "entropy", "fisher_information"):
+    call(name, preferences=PREFERENCES, available=AVAILABLE)
+ACTIONS = torch.tensor([0, 1, 0])
+FEATURES = torch.arange(12, dtype=F64).view(3, 2, 2) / 8
+call("score", preferences=PREFERENCES, actions=ACTIONS, available=AVAILABLE)
+call("linear_score", features=FEATURES, preferences=PREFERENCES, actions=ACTIONS, available=AVAILABLE)
+MADE = {"available": AVAILABLE, "generator": None, "dtype": F64, "device": torch.device("cpu")}
+call("SoftmaxPolicy", Squared, n_states=3, n_actions=2, available=AVAILABLE, device=torch.device("cpu"))
+call("TabularPolicy", n_states=3, n_actions=2, init_std=0.0, **MADE)
+call("TabularPolicy.from_preferences", pg.TabularPolicy.from_preferences, preferences=PREFERENCES, available=AVAILABLE)
+call("LinearPolicy", features=FEATURES, init_std=0.0, **MADE)
+fresh("NeuralPolicy")(
+    lambda: (
+        pg.NeuralPolicy,
+        {
+            "n_inputs": 2,
+            "n_actions": 2,
+            "features": POLICY,
+            "hidden": (3,),
+            "output_scale": 0.5,
+            **MADE,
+            "generator": seeded(),
+        },
+    )
+)
+STATES = torch.tensor([0, 2, 1])
+OBSERVED = pg.NeuralPolicy(2, 2, hidden=(3,), generator=seeded(), dtype=F64)
+MODELS: dict[str, tuple[pg.SoftmaxPolicy, Tensor]] = {
+    "SoftmaxPolicy": (Squared(3, 2), STATES),
+    "TabularPolicy": (tabular(), STATES),
+    "LinearPolicy": (pg.LinearPolicy(FEATURES), STATES),
+    "NeuralPolicy": (pg.NeuralPolicy(2, 2, features=POLICY, hidden=(3,), generator=seeded()), STATES),
+    "NeuralPolicy of observations": (OBSERVED, POLICY),
+}
+for name, (model, states) in MODELS.items():
+    call(f"{name}.log_probs", model.log_probs, states=states, available=AVAILABLE)
+    call(f"{name}.probabilities", model.probabilities, states=states, available=AVAILABLE)
+    call(f"{name}.preferences", model.preferences, states=states)
+    call(f"{name}.forward", model.forward, states=states)
+    CALLS[f"{name}.sample"] = lambda model=model, states=states: (  # type: ignore[misc]
+        model.sample,
+        {"states": states, "available": AVAILABLE, "generator": seeded()},
+    )
+call("SoftmaxPolicy.available_in", pg.TabularPolicy(3, 2, available=AVAILABLE).available_in, states=STATES)
+call("SoftmaxPolicy.table", tabular().table)
+
+call("greedy", logits=LOGITS)
+call("temperature", logits=LOGITS, tau=0.5)
+call("top_k", logits=LOGITS, k=2)
+call("top_p", logits=LOGITS, p=0.5)
+FILTERS = {"temperature": 0.5, "top_k": 2, "top_p": 0.5}
+call("decoding_logits", logits=LOGITS, **FILTERS)
+call("decoding_distribution", logits=LOGITS, **FILTERS)
+call("decoded_policy", policy=POLICY, **FILTERS)
+call("inverse_cdf", logits=LOGITS, uniforms=torch.tensor([0.25, 0.75], dtype=F64))
+fresh("decode")(lambda: (pg.decode, dict(logits=LOGITS, **FILTERS, generator=seeded())))
+fresh("sample")(lambda: (pg.sample, {"logits": LOGITS, "generator": seeded()}))
+
+for name in ("exact_policy_gradient", "natural_policy_gradient"):
+    extra = {"discount_states": True} if name[0] == "e" else {}
+    call(name, mdp=TOY, preferences=PREFERENCES, gamma=0.5, **extra)
+call("exact_parameter_gradient", mdp=TOY, policy=tabular(), gamma=0.5, discount_states=True)
+ONE = {"mdp": BANDIT, "preferences": OF_BANDIT, "gamma": 0.5, "horizon": 1}
+BEHAVIOR = torch.full((2, 2), 0.5, dtype=F64)
+for name in ("expected_gradient", "gradient_covariance"):
+    call(name, loss=pg.reinforce_loss, **ONE, batch_size=2, behavior=BEHAVIOR)
+call("gradient_routes", **ONE)
+call("likelihood_ratio_gradient", **ONE)
+
+
+@fresh("gradient_ascent")
+def _() -> Call:
+    policy = tabular()
+    return pg.gradient_ascent, {
+        "mdp": TOY,
+        "policy": policy,
+        "gamma": 0.5,
+        "optimizer": ascending(policy),
+        "n_steps": 1,
+    }
+
+
+call("bias_ledger", **ONE, batch_size=2, limit=1, top_p=0.75)
+call("reinforce_loss", log_probs=STEPS, rewards=OTHERS, gamma=0.5, mask=MASK, baseline=ONES, discount_states=True)
+call("full_return_loss", log_probs=STEPS, rewards=OTHERS, gamma=0.5, mask=MASK, baseline=0.5)
+call("value_loss", values=STEPS, rewards=OTHERS, gamma=0.5, mask=MASK)
+call("entropy_bonus", entropies=-STEPS, gamma=0.5, mask=MASK, discount_states=True)
+call("leave_one_out_baseline", returns=STEPS, mask=MASK, running_only=False)
+call("optimal_baseline", preferences=PREFERENCES, action_values=POLICY, available=AVAILABLE)
+call(
+    "bootstrapped_rewards",
+    rewards=STEPS,
+    final_values=STEPS[:, 0],
+    gamma=0.5,
+    mask=MASK,
+    truncated=torch.tensor([True, True]),
+)
+
+RATIO = {"log_probs": STEPS, "old_log_probs": OTHERS}
+call("clipped_surrogate", **RATIO, advantages=ONES, clip=0.25)
+call("effective_sample_size", weights=-STEPS)
+call("importance_ratios", **RATIO, level="prefix", mask=MASK)
+call("kl_estimate", log_probs=STEPS, ref_log_probs=OTHERS, kind="k3", mask=MASK)
+call("masked_mean", values=STEPS, mask=MASK, dim=1)
+call("off_policy_loss", **RATIO, rewards=ONES, gamma=0.5, mask=MASK)
+call("ppo_clip_loss", **RATIO, advantages=ONES, clip=0.25, mask=MASK, average="steps")
+for name in ("performance_difference", "surrogate_objective"):
+    call(name, mdp=TOY, policy=POLICY, old_policy=POLICY.flip(1), gamma=0.5)
+call("generalized_advantage_moments", mdp=TOY, policy=POLICY, values=VALUES, gamma=0.5, lam=0.5)
+call(
+    "generalized_advantages",
+    rewards=STEPS,
+    values=OTHERS,
+    next_values=ONES,
+    gamma=0.5,
+    lam=0.5,
+    terminated=ENDS,
+    truncated=~ENDS & False,
+    mask=MASK,
+)
+
+GROUP = {"scale": "std", "baseline": "mean", "ddof": 1, "eps": 0.25}
+call("group_advantages", rewards=STEPS, **GROUP)
+call("difficulty_weight", success=torch.tensor([0.25, 0.5], dtype=F64), size=2, **GROUP)
+SMALL = {"mdp": BANDIT, "preferences": OF_BANDIT, "horizon": 1, "size": 2}
+call("expected_group_gradient", loss=group_loss, **SMALL, ordered=False)
+call("group_bias_ledger", **SMALL, losses={"mine": group_loss})
+call("group_loss_variants")
+call("loss_variants")
+TOKENS = STEPS.view(1, 2, 3)
+call(
+    "grpo_loss",
+    log_probs=TOKENS,
+    old_log_probs=TOKENS.flip(1),
+    rewards=torch.tensor([[0.0, 1.0]], dtype=F64),
+    mask=MASK.view(1, 2, 3),
+    variant="grpo",
+    clip=0.25,
+    ref_log_probs=TOKENS.flip(2),
+    beta=0.5,
+)
+call("token_log_probs", logits=LOGITS, tokens=torch.tensor([0, 2]))
+call("projected_token_log_probs", hidden=LOGITS, weight=LOGITS, tokens=torch.tensor([0, 1]))
+
+
+@fresh("reinforce_runs")
+def _() -> Call:
+    runs = {"step_size": 0.5, "n_episodes": 2, "horizon": 50, "baseline_step_size": 0.5, "update": "step"}
+    start = torch.zeros(2, 2, dtype=F64)
+    return pg.reinforce_runs, dict(mdp=TOY, features=FEATURES, parameters=start, gamma=0.5, **runs, generator=seeded())
+
+
+@fresh("surrogate_runs")
+def _() -> Call:
+    runs: dict[str, Any] = {
+        "n_updates": 1,
+        "n_episodes": 2,
+        "horizon": 4,
+        "step_size": 0.5,
+        "n_epochs": 1,
+        "clip": 0.25,
+    }
+    runs |= {"lam": 0.5, "critic_step_size": 0.5, "generator": seeded()}
+    return pg.surrogate_runs, dict(mdp=TOY, preferences=PREFERENCES.unsqueeze(0), gamma=0.5, **runs)
+
+
+@fresh("Trainer")
+def _() -> Call:
+    policy = tabular()
+    options: dict[str, Any] = {
+        "horizon": 5,
+        "batch_size": 2,
+        "baseline": 0.5,
+        "entropy_weight": 0.5,
+        "bootstrap": False,
+    }
+    options |= {"discount_states": True, "exact": True, "generator": seeded(), "optimizer": descending(policy)}
+    return pg.Trainer, dict(policy=policy, source=TOY, gamma=0.5, **options)
+
+
+@fresh("PPOTrainer")
+def _() -> Call:
+    policy, critic = observing(), nn.Linear(4, 1)
+    options: dict[str, Any] = {
+        "n_steps": 2,
+        "lam": 0.5,
+        "clip": 0.25,
+        "n_epochs": 1,
+        "n_minibatches": 1,
+        "normalize": True,
+    }
+    options |= {"value_weight": 0.5, "entropy_weight": 0.5, "max_norm": 0.5, "generator": seeded()}
+    options |= {"optimizer": descending(policy, critic)}
+    return pg.PPOTrainer, dict(policy=policy, critic=critic, envs=carts(), gamma=0.5, **options)
+
+
+fresh("Trainer.run")(lambda: (trainer().run, {"n_updates": 1, "progress": False}))
+fresh("Trainer.update")(lambda: (trainer().update, {}))
+fresh("Trainer.state_dict")(lambda: (trainer().state_dict, {}))
+fresh("PPOTrainer.run")(lambda: (ppo().run, {"n_updates": 1}))
+fresh("PPOTrainer.update")(lambda: (ppo().update, {}))
+fresh("sample_episodes")(
+    lambda: (pg.sample_episodes, {"envs": carts(), "policy": observing(), "horizon": 2, "generator": seeded()})
+)
+fresh("sample_rollout")(
+    lambda: (
+        pg.sample_rollout,
+        {"envs": carts(), "policy": observing(), "n_steps": 2, "after": rollout(), "generator": seeded()},
+    )
+)
+
+
+# ---- The kinds of the arguments, by their names ----
+
+UNIT = partial(real, low=0.0, high=1.0)
+NOT_NEGATIVE = partial(real, low=0.0)
+FROM_0 = partial(count, least=0)
+
+
+def but(kind: Callable[..., list[Value]], **legitimate: Check) -> Callable[..., list[Value]]:
+    """The kind, of which some values are legitimate; `_` stands for a space in their labels, `m` for a minus."""
+    checks = {label.replace("_", " ").replace("minus ", "-"): check for label, check in legitimate.items()}
+
+    def values(x: Any) -> list[Value]:
+        found = kind(x)
+        assert checks.keys() <= {value.label for value in found}
+        return [value._replace(check=checks[value.label]) if value.label in checks else value for value in found]
+
+    return values
+
+
+OTHER_LENGTH = {"longer": finite, "shorter": finite}
+FREE = {**OTHER_LENGTH, "more_axes": no_nan, "other_floats": same}
+LOGIT = but(floats, longer=no_nan, shorter=no_nan, more_axes=no_nan, other_floats=same, minus_inf=no_nan)
+
+KINDS: dict[str, Callable[..., list[Value]]] = {
+    **dict.fromkeys(["mdp"], mdp),
+    **dict.fromkeys(["policy", "old_policy"], table),
+    **dict.fromkeys(["gamma", "lam", "alpha", "beta", "p_heads", "stop_probability"], UNIT),
+    **dict.fromkeys(["eps", "tau", "temperature", "rate", "step_size", "init_std"], NOT_NEGATIVE),
+    **dict.fromkeys(["output_scale", "value_weight", "critic_step_size", "baseline_step_size"], NOT_NEGATIVE),
+    **dict.fromkeys(["r_left", "r_right", "r_search", "r_wait", "r_rescue", "entropy_weight"], real),
+    **dict.fromkeys(["n", "horizon", "n_states", "n_actions", "n_steps", "n_updates", "n_episodes", "n_epochs"], count),
+    **dict.fromkeys(["n_minibatches", "n_inputs", "n_tokens", "n_prompts", "length", "size", "k", "branching"], count),
+    **dict.fromkeys(["batch_size"], count),
+    **dict.fromkeys(["discount_states", "running_only", "transpose", "ordered", "zero_stake", "normalize"], flag),
+    **dict.fromkeys(["bootstrap", "exact", "progress"], flag),
+    **dict.fromkeys(["visit", "level", "average", "kind", "scale", "variant", "update"], choice),
+    **dict.fromkeys(["log_probs", "old_log_probs", "ref_log_probs", "advantages", "rewards", "values"], floats),
+    **dict.fromkeys(["action_values", "right_hand_side", "final_values", "hidden", "weight", "features"], floats),
+    **dict.fromkeys(["parameters", "returns", "entropies", "scores", "next_values"], floats),
+    **dict.fromkeys(["preferences"], but(floats, minus_inf=no_nan)),
+    **dict.fromkeys(["logits"], LOGIT),
+    **dict.fromkeys(["actions", "tokens", "states"], indices),
+    **dict.fromkeys(["mask", "available"], optional(mask, no_nan)),
+    **dict.fromkeys(["terminated", "truncated"], mask),
+    **dict.fromkeys(["trajectories"], trajectories),
+    **dict.fromkeys(["generator"], generator),
+    **dict.fromkeys(["dtype"], dtype),
+    **dict.fromkeys(["device"], device),
+    **dict.fromkeys(["clip"], clip),
+    **dict.fromkeys(["loss"], function),
+    **dict.fromkeys(["optimizer"], optimizer),
+    **dict.fromkeys(["envs"], environments),
+    **dict.fromkeys(["initial"], start),
+    **dict.fromkeys(["terminal"], states_of),
+    **dict.fromkeys(["state_names", "action_names"], names),
+    **dict.fromkeys(["goal"], partial(count, least=2)),
+    **dict.fromkeys(["ddof"], FROM_0),
+    **dict.fromkeys(["seed"], but(partial(count, least=-(10**30)), negative=alike)),
+}
+
+
+# ---- Single arguments that are of another kind than their names say, and what is legitimate there ----
+
+SPECIAL: dict[tuple[str, str], Callable[..., list[Value]]] = {}
+
+
+def special(name: str, **arguments: Callable[..., list[Value]]) -> None:
+    SPECIAL.update({(name, argument): kind for argument, kind in arguments.items()})
+
+
+def outcomes(x: Any) -> list[Value]:
+    """Rows (s, a, s', r, p)."""
+    columns = [torch.tensor(column, dtype=F64) for column in zip(*x, strict=True)]
+    matrix = torch.stack(columns, 1)
+    values: dict[str, Any] = {
+        "number": 1.0,
+        "empty": [],
+        "numbers": [1.0, 2.0],
+        "short row": [x[0][:4]],
+        "texts": ["abcde"],
+    }
+    for label, bad in {"text": "1", "None": None, "complex": 1j, "nan": math.nan, "inf": math.inf, **HUGE}.items():
+        values |= {f"{label} at {i}": [(*x[0][:i], bad, *x[0][i + 1 :]), *x[1:]] for i in range(5)}
+    values |= {f"half at {i}": [(*x[0][:i], 0.5, *x[0][i + 1 :]), *x[1:]] for i in range(3)}
+    values |= {f"negative at {i}": [(*x[0][:i], -1, *x[0][i + 1 :]), *x[1:]] for i in (0, 1, 2, 4)}
+    values |= {f"large at {i}": [(*x[0][:i], 9, *x[0][i + 1 :]), *x[1:]] for i in (0, 1, 2, 4)}
+    values |= {"columns": columns[:4], "uneven": [*columns[:4], columns[4][:1]], "scalars": [c[0] for c in columns]}
+    values |= {"complex": matrix * 1j, "meta": matrix.to("meta"), "sparse": matrix.to_sparse(), "vector": matrix[0]}
+    values |= {"complex column": [*columns[:4], columns[4] * 1j], "meta column": [*columns[:4], columns[4].to("meta")]}
+    values |= {
+        "float8": matrix.to(torch.float8_e4m3fn),
+        "flags": matrix > 0,
+        "texts in an array": np.array([["0"] * 5]),
+    }
+    found = wrong_types() + [Value(label, value) for label, value in values.items()]
+    equal = {
+        "iterator": iter(x),
+        "matrix": matrix,
+        "columns of tensors": columns,
+        "array": matrix.numpy(),
+        "lists": [*map(list, x)],
+    }
+    return found + [Value(label, value, same) for label, value in equal.items()]
+
+
+def stored_outcomes(x: Any) -> list[Value]:
+    values: dict[str, Any] = {"tuple": tuple(x), "list": list(x)}
+    for name in x._fields:
+        column = getattr(x, name)
+        values |= {f"{name} None": x._replace(**{name: None}), f"{name} short": x._replace(**{name: column[:-1]})}
+        values |= {
+            f"{name} complex": x._replace(**{name: column * 1j}),
+            f"{name} meta": x._replace(**{name: column.to("meta")}),
+        }
+    values |= {"probability integers": x._replace(probability=x.state), "state floats": x._replace(state=x.probability)}
+    return wrong_types() + [Value(label, value) for label, value in values.items()]
+
+
+def environment(_: Any) -> list[Value]:
+    values: dict[str, Any] = {
+        "unknown": "Nonsense-v9",
+        "number": 1,
+        "no table": "CartPole-v1",
+        "vector": carts(),
+        "list": [],
+    }
+    return wrong_types() + [Value(label, value) for label, value in values.items()]
+
+
+def reward_of_tokens(x: Tensor) -> list[Value]:
+    found = [value for value in floats(x) if value.label not in ("strided", "other floats", "int64", "int32", "uint8")]
+    found = [value._replace(check=finite) if value.label == "None" else value for value in found]
+    for label, bad in {"None": None, "text": "1", "nan": math.nan, "inf": math.inf, "complex": 1j, **HUGE}.items():
+        found.append(Value(f"gives {label}", lambda *_, bad=bad: bad))
+    place = {(0, (1,)): 0, (0, (0, 0)): 1, (0, (0, 1)): 2, (1, (1,)): 3, (1, (0, 0)): 4, (1, (0, 1)): 5}
+    return [*found, Value("function", lambda prompt, tokens: place[prompt, tokens], same)]
+
+
+def widths(_: Any) -> list[Value]:
+    values: dict[str, Any] = {
+        "number": 3,
+        "zero": (0,),
+        "negative": (-3,),
+        "floats": (3.0,),
+        "texts": ("3",),
+        "flags": (True,),
+    }
+    values |= {"None inside": (None,), "huge": (10**400,), "nested": ((3,),)}
+    found = wrong_types("dict") + [Value(label, value) for label, value in values.items()]
+    return [*found, Value("none", (), finite), Value("list", [3], same)]
+
+
+def axis(_: Any) -> list[Value]:
+    values: dict[str, Any] = {"beyond": 2, "before": -3, "float": 1.0, "flag": True, "list": [1], **HUGE}
+    found = [value._replace(check=finite) if value.label == "None" else value for value in wrong_types()]
+    return [*found, *(Value(label, value) for label, value in values.items()), Value("from the end", -1, same)]
+
+
+def baseline_of_trainer(_: Any) -> list[Value]:
+    values: dict[str, Any] = {"unknown": "mean", "empty": "", "flag": True, "tensor": torch.tensor(0.5), "list": [0.5]}
+    values |= {"nan": math.nan, "inf": math.inf, "function": len, **HUGE}
+    found = [value._replace(check=alike) if value.label == "None" else value for value in wrong_types()]
+    found += [Value(label, value) for label, value in values.items()]
+    return [*found, Value("module", nn.Embedding(3, 1, dtype=F64), alike), Value("name", "leave_one_out", alike)]
+
+
+def baseline(x: Tensor) -> list[Value]:
+    found = floats(x) if isinstance(x, Tensor) else real(x)
+    return [value._replace(check=finite) if value.label in ("None", "number", "scalar") else value for value in found]
+
+
+def unchecked(_: Any) -> list[Value]:
+    return []
+
+
+def critic(x: nn.Module) -> list[Value]:
+    values: dict[str, Any] = {"function": x.forward, "list": [x], "number": 0.5, "parameters": list(x.parameters())}
+    return wrong_types() + [Value(label, value) for label, value in values.items()]
+
+
+def source(x: Any) -> list[Value]:
+    return [*mdp(x), Value("name", "CartPole-v1"), Value("single", carts().envs[0]), Value("vector", carts())]
+
+
+def last_rollout(x: Any) -> list[Value]:
+    values: dict[str, Any] = {"tuple": tuple(x), "rows": pg.Rollout(*(column[:1] for column in x)), "number": 1}
+    values |= {"texts": x._replace(next_states="x"), "None inside": x._replace(terminated=None)}
+    found = [value._replace(check=alike) if value.label == "None" else value for value in wrong_types()]
+    return found + [Value(label, value) for label, value in values.items()]
+
+
+def losses(x: Any) -> list[Value]:
+    values: dict[str, Any] = {
+        "list": [group_loss],
+        "function": group_loss,
+        "None inside": {"mine": None},
+        "number": {"a": 1},
+    }
+    found = [value._replace(check=alike_or_more) if value.label == "None" else value for value in wrong_types("dict")]
+    found += [Value(f"its {value.label}", {"mine": value.value}) for value in function(group_loss)]
+    return [*found, *(Value(label, value) for label, value in values.items()), Value("none", {}, no_nan)]
+
+
+def alike_or_more(answer: Any, canonical: Any) -> bool:
+    return len(answer) > len(canonical)
+
+
+special("FiniteMDP.from_outcomes", outcomes=outcomes)
+special("FiniteMDP.from_table", p=but(table, other_floats=same, array=same), rewards=numbers)
+special("FiniteMDP.from_transitions", P=but(table, array=same), r=but(floats, array=same))
+special("FiniteMDP.from_gymnasium", env=environment, initial=lambda _: optional(start, same)([1.0] + [0.0] * 15))
+special("FiniteMDP", rewards=but(floats, longer=alike), initial=floats, terminal=mask, outcomes=stored_outcomes)
+special("FiniteMDP.to", device=device)
+special("FiniteMDP.to_gymnasium", horizon=optional(count, alike))
+special("bandit", means=numbers, spread=real)
+special("correlated_rewards", correlation=partial(real, low=-1.0, high=1.0))
+special("token_sequences", eos=optional(FROM_0, no_nan))
+special("token_tree", eos=FROM_0, reward=reward_of_tokens, initial=optional(start, same))
+special("two_answer_lengths", rewards=numbers)
+special("at_steps", table=but(floats, longer=finite, more_axes=finite, other_floats=same, inf=no_nan, minus_inf=no_nan))
+special("token_tree", eos=lambda x: [value for value in FROM_0(x) if value.label != "None"])
+special("token_tree of random rewards", reward=unchecked, initial=unchecked, eos=optional(FROM_0, no_nan))
+for name in ("discount_factors", "return_matrix"):
+    special(name, horizon=FROM_0)
+for name in ("TabularPolicy", "LinearPolicy", "NeuralPolicy", "SoftmaxPolicy"):
+    special(name, available=optional(mask, alike))
+special("NeuralPolicy", features=but(floats, other_floats=alike))
+special("LinearPolicy", features=but(floats, other_floats=alike, longer=alike, shorter=alike))
+special("TabularPolicy.from_preferences", preferences=but(floats, minus_inf=no_nan, other_floats=same))
+NUMBERED = but(indices, scalar=finite, empty=finite, longer=finite, shorter=finite, more_axes=finite)
+for name in CALLS:
+    if name.endswith((".preferences", ".forward", "available_in")):
+        special(name, states=NUMBERED)
+    if name.endswith((".log_probs", ".probabilities", ".sample")):
+        special(name, states=but(indices, scalar=finite))
+    if name.startswith("NeuralPolicy of"):
+        special(name, states=floats)
+for name in ("log_probs", "probabilities", "preferences", "forward", "sample"):
+    special(f"SoftmaxPolicy.{name}", states=unchecked)  # by the package: somebody else's class has to do it
+for name in ("sequence_level_rewards", "bootstrapped_rewards", "grpo_loss"):
+    special(name, mask=mask)
+special("sequence_level_rewards", mask=but(mask, longer=finite, shorter=finite), scores=but(floats, other_floats=same))
+special("FiniteMDP", terminal=mask)
+special("NeuralPolicy", hidden=widths, dtype=dtype)
+for name in ("decoding_logits", "decoding_distribution", "decoded_policy", "decode"):
+    special(name, top_k=optional(count, no_nan), top_p=optional(UNIT, no_nan))
+special("top_p", p=UNIT)
+special("inverse_cdf", uniforms=but(floats, other_floats=same))
+special("inverse_cdf", logits=but(floats, longer=finite, shorter=finite, other_floats=same, minus_inf=no_nan))
+special("token_log_probs", logits=but(floats, longer=finite, other_floats=same, minus_inf=no_nan))
+special("decoded_policy", policy=but(table, other_floats=same, zeros=same_zeros))
+for name in ("softmax_policy", "log_softmax_policy", "entropy", "fisher_information", "score", "linear_score"):
+    special(
+        name,
+        preferences=but(floats, other_floats=same)
+        if "score" in name
+        else but(floats, other_floats=same, minus_inf=no_nan),
+    )
+special("score", actions=but(indices, scalar=finite))
+special("linear_score", actions=but(indices, scalar=finite), preferences=floats)
+special("linear_score", features=but(floats, longer=finite, shorter=finite))
+for name in ("discounted_return", "returns_to_go"):
+    special(name, rewards=but(floats, other_floats=same))
+special("entropy_bonus", entropies=but(floats, other_floats=same))
+special("leave_one_out_baseline", returns=but(floats, other_floats=same))
+special("group_advantages", rewards=but(floats, **FREE))
+special("masked_mean", values=but(floats, inf=no_nan, minus_inf=no_nan, other_floats=same))
+special("generalized_advantages", truncated=optional(mask))
+for name in (
+    "exact_parameter_gradient",
+    "gradient_ascent",
+    "Trainer",
+    "PPOTrainer",
+    "sample_episodes",
+    "sample_rollout",
+):
+    special(name, policy=policy_object)
+special("gradient_ascent", optimizer=partial(optimizer, maximize=True))
+for name in ("expected_gradient", "gradient_covariance"):
+    special(name, behavior=optional(table))
+special("gradient_routes", horizon=optional(count, finite))
+special("bias_ledger", batch_size=partial(count, least=2), limit=optional(count, no_nan), top_p=UNIT)
+special("reinforce_loss", baseline=baseline)
+special("full_return_loss", baseline=baseline)
+special("effective_sample_size", weights=but(floats, **FREE))
+special("masked_mean", dim=axis)
+special("group_advantages", baseline=choice)
+special("difficulty_weight", success=but(floats, **FREE, scalar=finite, empty=finite), baseline=choice)
+special("bias_ledger", preferences=but(floats, minus_inf=alike))
+special("group_bias_ledger", losses=losses, preferences=but(floats, minus_inf=alike))
+special("grpo_loss", beta=NOT_NEGATIVE)
+special("Trainer", source=source, baseline=baseline_of_trainer)
+special("PPOTrainer", critic=critic, max_norm=partial(real, low=0.0, at_infinity=alike))
+special("sample_rollout", after=last_rollout, n_steps=but(count, tensor=alike, **{"np.int64": alike}))
+special("PPOTrainer.run", n_updates=but(count, tensor=alike, **{"np.int64": alike}))
+special("monte_carlo_values", trajectories=but(trajectories, actions_large=same, actions_negative=same))  # unread
+
+
+def kind_of(name: str, argument: str) -> Callable[..., list[Value]]:
+    return SPECIAL.get((name, argument)) or SPECIAL.get(("*." + name.partition(".")[2], argument)) or KINDS[argument]
+
+
+def values_of(name: str, argument: str) -> list[Value]:
+    return kind_of(name, argument)(CALLS[name]()[1][argument])
+
+
+# Where one argument does not fit another, either may be named.
+MISFITS = {"scalar", "empty", "longer", "shorter", "more axes", "other floats", "short", "-inf"}
+OTHER_NAMES = {
+    "outcomes": "outcome|p",
+    "P": "p|state",
+    "p": "state",
+    "means": "reward|p",
+    "table": "trajectories",
+    "losses": "loss",
+}
+
+
+def is_named(name: str, argument: str, value: Value, message: str) -> bool:
+    """Whether a message names the argument."""
+    accepted = [argument, *OTHER_NAMES.get(argument, argument).split("|")]
+    if value.label in MISFITS:
+        accepted += CALLS[name]()[1]
+    return bool(re.search(rf"\b({'|'.join(map(re.escape, accepted))})\b", message))
