@@ -245,8 +245,6 @@ def check_real(name: str, value: object) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, not {named(value)}")
-    if isinstance(value, float):
-        return float(value)
     try:
         return float(value)
     except OverflowError:

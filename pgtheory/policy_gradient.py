@@ -546,9 +546,10 @@ def gradient_covariance(
 def check_states(mdp: FiniteMDP, policy: SoftmaxPolicy) -> None:
     """Raise `ValueError` unless `policy` has the actions of `mdp` and, where it numbers its states, those too."""
     _checks.check_instance("mdp", mdp, FiniteMDP)
-    if policy.n_states not in (None, mdp.n_states) or policy.n_actions != mdp.n_actions:
-        sizes, wanted = (policy.n_states, policy.n_actions), (mdp.n_states, mdp.n_actions)
-        raise ValueError("policy has {} states and {} actions, but mdp has {} and {}".format(*sizes, *wanted))
+    if policy.n_actions != mdp.n_actions:
+        raise ValueError(f"policy has {policy.n_actions} actions, but mdp has {mdp.n_actions}")
+    if policy.n_states is not None and policy.n_states < mdp.n_states:
+        raise ValueError(f"policy has {policy.n_states} states, but mdp has {mdp.n_states}")
 
 
 def _check_ascent(optimizer: torch.optim.Optimizer, policy: SoftmaxPolicy) -> None:

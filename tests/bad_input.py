@@ -204,7 +204,7 @@ def mdp(x: Any) -> list[Value]:
 
 def policy_object(x: Any) -> list[Value]:
     values: dict[str, Any] = {"table": torch.full((3, 2), 0.5, dtype=F64), "module": nn.Linear(2, 2), "class": type(x)}
-    values |= {"list": [x], "function": x.preferences, "states": pg.TabularPolicy(7, x.n_actions, dtype=F64)}
+    values |= {"list": [x], "function": x.preferences, "states": pg.TabularPolicy(2, x.n_actions, dtype=F64)}
     values |= {"actions": pg.TabularPolicy(3, 5, dtype=F64), "number": 1, "parameters": list(x.parameters())}
     return wrong_types() + [Value(label, value) for label, value in values.items()]
 
