@@ -973,7 +973,7 @@ BAD_CALLS = [
         "unknown visit",
         lambda: monte_carlo_values(whole_episodes(), 0.9, n_states=3, visit="last"),  # type: ignore[arg-type]
         ValueError,
-        'visit must be "first" or "every", not \'last\'',
+        "visit is 'last', expected 'first' or 'every'",
     ),
     (
         "too few states",
