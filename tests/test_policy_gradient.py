@@ -874,7 +874,7 @@ BAD_INPUT = [
     ("covariance_of_no_batch", lambda: gradient_covariance(vector_loss, TOY, ZEROS, 0.9, horizon=2, batch_size=0),
      ValueError, "batch_size must be at least 1"),
     ("policy_of_another_size", lambda: exact_parameter_gradient(TOY, TabularPolicy(3, 1, dtype=F64), 0.9), ValueError,
-     r"preferences has shape \[3, 1\], expected \[\.\.\., 3, 2\]"),
+     "policy has 1 actions, but mdp has 2"),
     ("minimising_optimizer", sgd_that_minimises, ValueError, "maximize=True"),
     ("no_steps", no_steps, ValueError, "n_steps must be at least 1"),
 ]  # fmt: skip
