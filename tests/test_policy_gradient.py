@@ -892,7 +892,7 @@ def test_what_just_fits_is_not_refused():
     assert expected(batch_size=3).isfinite().all()
 
 
-@pytest.mark.parametrize("batch_size", [10**6, 2**31, 10**5000])
+@pytest.mark.parametrize("batch_size", [10**6, 2**31, 10**5000], ids=["million", "2**31", "5001 digits"])
 def test_batches_too_many_to_count_are_refused_at_once(batch_size):
     def loss(log_probs, rewards, gamma, *, mask):
         return log_probs.sum()
