@@ -2,6 +2,8 @@
 
 Each function returns a `Drawing`, which a notebook shows on white and the book in the colours of the page. One colour
 has one meaning in the whole book: see `PALETTE`.
+
+.. no equation: it draws what others compute
 """
 
 try:
