@@ -4,6 +4,8 @@
 >>> show({"by hand": 0.1 + 0.2, "error": 1e-17})
 by hand  0.3
 error    1·10⁻¹⁷
+
+.. no equation: it shows what others compute
 """
 
 import html
