@@ -35,6 +35,7 @@ FILES = {path.stem: [path] for path in PACKAGE.glob("*.py") if path.stem != "__i
     path.parent.name: sorted(path.parent.glob("*.py")) for path in PACKAGE.glob("*/__init__.py")
 }
 MODULES = sorted(FILES)
+FOR_THE_BOOK = {"plotting", "display"}
 
 
 def outside_functions(node: ast.AST) -> Iterator[ast.AST]:
@@ -78,13 +79,13 @@ def test_every_form_of_import_is_seen(source: str, modules: set[str]) -> None:
 
 
 def test_every_module_has_its_place_in_the_order() -> None:
-    assert set(MODULES) - {"plotting"} <= CHAPTER_OF.keys()
+    assert set(MODULES) - FOR_THE_BOOK <= CHAPTER_OF.keys()
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m != "plotting"])
+@pytest.mark.parametrize("module", [m for m in MODULES if m not in FOR_THE_BOOK])
 def test_a_module_imports_only_from_its_own_or_earlier_chapters(module: str) -> None:
     imported = set().union(*(imported_modules(path.read_text(encoding="utf-8")) for path in FILES[module]))
-    assert "plotting" not in imported, "nothing but the book imports plotting"
+    assert not imported & FOR_THE_BOOK, "nothing but the book imports them"
     later = {name for name in imported if CHAPTER_OF[name] > CHAPTER_OF[module]}
     assert not later, f"{module} imports from later chapters: {sorted(later)}"
 
@@ -156,11 +157,11 @@ def test_only_the_doors_import_inside_a_function() -> None:
     assert late == DOORS
 
 
-def test_the_package_itself_does_not_import_plotting() -> None:
-    assert "plotting" not in imported_modules((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+def test_the_package_itself_does_not_import_what_is_for_the_book() -> None:
+    assert not imported_modules((PACKAGE / "__init__.py").read_text(encoding="utf-8")) & FOR_THE_BOOK
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_each_public_module_has_a_test_file_of_its_name(module: str) -> None:
-    if not module.startswith("_") and module != "plotting":
+    if not module.startswith("_"):
         assert (ROOT / "tests" / f"test_{module}.py").exists()

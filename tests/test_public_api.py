@@ -19,10 +19,11 @@ import pgtheory
 
 ROOT = Path(__file__).parents[1]
 ERRORS_PAGE = ROOT / "book" / "api" / "errors.md"
+FOR_THE_BOOK = {"plotting", "display"}  # their names are not names of the package
 MODULES = [
     importlib.import_module(f"pgtheory.{path.stem if path.stem != '__init__' else path.parent.name}")
     for path in sorted([*(ROOT / "pgtheory").glob("[a-z]*.py"), *(ROOT / "pgtheory").glob("*/__init__.py")])
-    if path.stem != "plotting"
+    if {path.stem, path.parent.name}.isdisjoint(FOR_THE_BOOK)
 ]
 PUBLIC = [(module, name) for module in MODULES for name in module.__all__]
 FUNCTIONS = [(module, name) for module, name in PUBLIC if inspect.isfunction(getattr(module, name))]

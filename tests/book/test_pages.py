@@ -18,6 +18,7 @@ from docutils.nodes import make_id
 
 import pgtheory
 from pgtheory.checking import mistakes
+from pgtheory.plotting import PALETTE, PAPER
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,10 +99,13 @@ def test_each_figure_is_on_its_page_with_a_text_that_stands_for_it(html: Path, p
     for figure in figures:
         shown = article.find(id=make_id(figure["figure"]["name"]))
         assert shown is not None, figure["figure"]["name"]
-        (image,) = shown.find_all("img")
-        assert image["alt"] == figure["image"]["alt"]
+        light, dark = shown.find_all("img")
+        assert ("figure-light" in light["class"], "figure-dark" in dark["class"]) == (True, True)
+        assert light["alt"] == dark["alt"] == figure["image"]["alt"]
         assert "Figure" in shown.get_text()
-        assert (html / page).parent.joinpath(image["src"]).stat().st_size > 500
+        papers = [(html / page).parent.joinpath(image["src"]).read_text(encoding="utf-8") for image in (light, dark)]
+        for text, shade in zip(papers, ("light", "dark"), strict=True):
+            assert getattr(PAPER, shade).lower() in text.lower()
     assert all(str(image.get("alt", "")).strip() for image in article.find_all("img"))
 
 
@@ -113,6 +117,22 @@ def test_each_code_cell_of_a_chapter_was_run_and_none_failed(html: Path, page: s
     assert len(article.select("div.cell")) == len(cells) - removed
     assert article.select("div.cell_output")
     assert "Traceback (most recent call last)" not in article.get_text()
+
+
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_each_cell_that_is_meant_to_raise_raised_that_error(html: Path, page: str) -> None:
+    executed = nbformat.read(html.parent / "jupyter_execute" / f"{page}.ipynb", as_version=4)
+    for cell in executed.cells:
+        if cell.cell_type == "code":
+            raised = [output.ename for output in cell.outputs if output.output_type == "error"]
+            assert raised == ([cell.metadata["raises"]] if "raises" in cell.metadata else []), cell.id
+
+
+def test_the_legend_of_the_colours_is_on_the_page_of_notation(html: Path) -> None:
+    shown = [item.get_text() for item in built(html, "book/notation").select("ul.palette li")]
+    assert shown == [colour.meaning for colour in PALETTE.values()]
+    properties = (html / "_static" / "palette.css").read_text(encoding="utf-8")
+    assert all(f"--pg-{name}: {colour.dark};" in properties for name, colour in PALETTE.items())
 
 
 @pytest.mark.parametrize("page", PAGES)
