@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from sphinx.application import Sphinx
+
 import api_entries
 import folds
 import mathematics
@@ -9,7 +11,6 @@ import references
 import search_words
 import status
 import weight
-from sphinx.application import Sphinx
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
