@@ -251,16 +251,22 @@ rewrite /transition sum_mulr sum_mull -sum_plus.
 by apply: eq_bigr => r' _; ring.
 Qed.
 
+Lemma P_average π w s :
+  \sum_a π a s * (\sum_x transition x s a * w x) = \sum_x P π s x * w x.
+Proof.
+under [RHS]eq_bigr do rewrite /P sum_mulr.
+rewrite sum_swap; apply: eq_bigr => a _; rewrite sum_mull.
+by apply: eq_bigr => x _; rewrite Rmult_assoc.
+Qed.
+
 (** The average of the look-ahead over the actions is the Bellman operator,
     r + γ P w. *)
 Lemma lookahead_policy π w s :
   \sum_a π a s * lookahead w s a = r π s + γ * \sum_x P π s x * w x.
 Proof.
 under eq_bigr do rewrite lookahead_expected Rmult_plus_distr_l.
-rewrite sum_plus -/(r π s); congr (_ + _).
-rewrite sum_mull; under [RHS]eq_bigr do rewrite /P sum_mulr sum_mull.
-rewrite sum_swap; apply: eq_bigr => a _; rewrite !sum_mull.
-by apply: eq_bigr => x _; ring.
+rewrite sum_plus -/(r π s) -P_average sum_mull; congr (_ + _).
+by apply: eq_bigr => a _; ring.
 Qed.
 
 Lemma lookahead_diff w w' s a :

@@ -13,6 +13,10 @@ Unset Strict Implicit.
 Unset Printing Implicit Defensive.
 Open Scope R_scope.
 
+(** [ring], where Coquelicot has hidden that the equation is one between real
+    numbers. *)
+Ltac real_ring := match goal with |- @eq _ ?x ?y => change (@eq R x y); ring end.
+
 (** ** Sums
 
     The library of big operators works for every operation that is known to
@@ -62,6 +66,12 @@ Proof. exact: exchange_big. Qed.
 
 Lemma sum_zero f : (forall x, f x = 0) -> \sum_x f x = 0.
 Proof. by move=> f0; apply: big1 => x _. Qed.
+
+Lemma sum_const c : \sum_(x : T) c = INR #|T| * c.
+Proof.
+rewrite big_const; elim: (#|T|) => [|n IH]; first by rewrite /= Rmult_0_l.
+by rewrite iterS IH S_INR; ring.
+Qed.
 
 (** A sum in which only one term is different from zero. *)
 Lemma sum_only (x : T) f : (forall y, y != x -> f y = 0) -> \sum_y f y = f x.
@@ -189,10 +199,11 @@ move=> x; rewrite inE; case: eqP => [-> _|_ /= xs]; first exact: Rmax_r.
 exact: Rle_trans (fβ x xs) (Rmax_l _ _).
 Qed.
 
-Lemma filter_finite (S : Type) (F : (S -> Prop) -> Prop) (Q : T -> S -> Prop) :
-  Filter F -> (forall x, F (Q x)) -> F (fun y => forall x, Q x y).
+Lemma filter_finite (S : Type) (F : (S -> Prop) -> Prop) {FF : Filter F}
+    (Q : T -> S -> Prop) :
+  (forall x, F (Q x)) -> F (fun y => forall x, Q x y).
 Proof.
-move=> FF each.
+move=> each.
 have : F (fun y => forall x, x \in enum T -> Q x y).
   elim: (enum T) => [|z s IH]; first exact: filter_forall.
   apply: filter_imp (filter_and _ _ (each z) IH) => y [Qz Qs] x.
@@ -248,6 +259,13 @@ exact: continuous_plus.
 Qed.
 
 End Limits.
+
+Lemma continuous_near (V : UniformSpace) (f : V -> R) (v : V) (ε : R) :
+  continuous f v -> 0 < ε -> locally v (fun w => Rabs (f w - f v) < ε).
+Proof.
+move=> fc ε0.
+exact: (fc (ball (f v) ε) (locally_ball (f v) (mkposreal ε ε0))).
+Qed.
 
 (** A series whose terms are not negative and whose partial sums are bounded
     converges. *)
@@ -366,6 +384,30 @@ move=> lD fD; split=> // θ1 lim1 ε.
 by rewrite -(is_filter_lim_locally_unique θ θ1 lim1); apply: fD.
 Qed.
 
+(** A function has at most one derivative: along the line from θ in the
+    direction [h] it is a number of calculus, and there it is known. *)
+Lemma gradient_unique f θ D E h :
+  gradient_at f θ D -> gradient_at f θ E -> D h = E h.
+Proof.
+move=> fD fE.
+have line : filterdiff (fun u : R => plus θ (scal u h)) (locally 0)
+    (fun u : R => scal u h).
+  apply: (filterdiff_ext_lin _ (fun u : R => plus zero (scal u h))).
+    apply: filterdiff_plus_fct; first exact: filterdiff_const.
+    by apply: filterdiff_linear; apply: is_linear_scal_l.
+  by move=> u; rewrite plus_zero_l.
+have at0 : plus θ (scal (0 : R) h) = θ.
+  by rewrite (scal_zero_l h) plus_zero_r.
+have along G : gradient_at f θ G ->
+    is_derive (fun u : R => f (plus θ (scal u h))) 0 (G h).
+  move=> fG; have lG := gradient_linear fG.
+  apply: (filterdiff_ext_lin _ (fun u : R => G (scal u h))).
+    apply: (filterdiff_comp' (fun u : R => plus θ (scal u h)) f 0 _ G line).
+    by rewrite at0.
+  by move=> u; rewrite (linear_scal _ lG).
+by rewrite -(is_derive_unique _ _ _ (along D fD)) (is_derive_unique _ _ _ (along E fE)).
+Qed.
+
 Lemma linear_sum (T : finType) (D : T -> V -> R) :
   (forall x, is_linear (D x)) -> is_linear (fun h => \sum_x D x h).
 Proof.
@@ -373,7 +415,7 @@ move=> lD; have := @gradient_sum T D zero D.
 by move=> H; apply: (gradient_linear (H _)) => x; apply: filterdiff_linear.
 Qed.
 
-Lemma linear_scal (c : R) D : is_linear D -> is_linear (fun h => c * D h).
+Lemma linear_mull (c : R) D : is_linear D -> is_linear (fun h => c * D h).
 Proof.
 move=> lD; apply: (@gradient_linear (fun h => c * D h) zero).
 by apply: gradient_scal; apply: filterdiff_linear.
