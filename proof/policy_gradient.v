@@ -212,6 +212,14 @@ move=> sa; apply: (gradient_unique (E := fun=> 0) h (π_dπ a s)).
 by apply: gradient_ext (gradient_const 0 θ) => θ'; rewrite prob_support.
 Qed.
 
+(** Where a probability is 0 it is as small as it can be, and its derivative
+    is 0. So scores, which divide by the probability, will need no condition:
+    what is divided by 0 has the probability 0. *)
+Lemma dπ_zero a s h : π θ a s = 0 -> dπ a s h = 0.
+Proof.
+by move=> π0; apply: (gradient_minimum h (π_dπ a s)) => θ'; rewrite π0; apply: prob_ge0.
+Qed.
+
 (** ** A fixed number of steps
 
     Everything is a finite sum here, and the product rule does it. *)
@@ -232,24 +240,41 @@ apply: gradient_same; last first.
 by move=> h /=; rewrite Rplus_0_l.
 Qed.
 
+Fixpoint dv_left γ (n : nat) s (h : V) : R :=
+  if n is n'.+1 then
+    (\sum_a lookahead M γ (v_left γ (π θ) n') s a * dπ a s h) +
+    γ * \sum_x P (π θ) s x * dv_left γ n' x h
+  else 0.
+
+Lemma dv_left_S γ n s h : dv_left γ n.+1 s h =
+  (\sum_a lookahead M γ (v_left γ (π θ) n) s a * dπ a s h) +
+  γ * \sum_x P (π θ) s x * dv_left γ n x h.
+Proof. by []. Qed.
+
 Lemma v_left_gradient γ n s :
-  gradient_at (fun θ' => v_left γ (π θ') n s) θ (fun h =>
-    \sum_(t < n) γ ^ t * E (π θ) t (fun x =>
-      \sum_a lookahead M γ (v_left γ (π θ) (n - t.+1)) x a * dπ a x h) s).
+  gradient_at (fun θ' => v_left γ (π θ') n s) θ (dv_left γ n s).
 Proof.
-elim: n s => [|n IH] s.
-  by apply: gradient_same (gradient_const 0 θ) => h; rewrite big_ord0.
+elim: n s => [|n IH] s; first exact: gradient_const.
 apply: gradient_same; last first.
   apply: gradient_sum => a; apply: gradient_mult (π_dπ a s) _.
   exact: (lookahead_gradient γ s a IH).
-move=> h /=; rewrite sum_plus sum_recl pow_O E_0 Rmult_1_l subn1; congr (_ + _).
+move=> h; rewrite dv_left_S /= sum_plus; congr (_ + _).
   by apply: eq_bigr => a _; rewrite Rmult_comm.
+under eq_bigr do rewrite -Rmult_assoc (Rmult_comm _ γ) Rmult_assoc.
+by rewrite -sum_mull P_average.
+Qed.
+
+(** Unrolled. *)
+Lemma dv_left_sum γ n s h : dv_left γ n s h =
+  \sum_(t < n) γ ^ t * E (π θ) t (fun x =>
+    \sum_a lookahead M γ (v_left γ (π θ) (n - t.+1)) x a * dπ a x h) s.
+Proof.
+elim: n s => [|n IH] s; first by rewrite big_ord0.
+rewrite dv_left_S sum_recl pow_O E_0 Rmult_1_l subn1; congr (_ + _).
 under [RHS]eq_bigr do rewrite lift0 E_S subSS pow_step Rmult_assoc.
-rewrite -sum_mull.
-under [LHS]eq_bigr do rewrite -Rmult_assoc (Rmult_comm _ γ) Rmult_assoc.
-rewrite -sum_mull P_average; congr (_ * _).
+rewrite -sum_mull; congr (_ * _).
 under [RHS]eq_bigr do rewrite sum_mull.
-rewrite sum_swap; apply: eq_bigr => x _; rewrite sum_mull.
+rewrite sum_swap; apply: eq_bigr => x _; rewrite IH sum_mull.
 by apply: eq_bigr => t _; ring.
 Qed.
 
@@ -262,7 +287,7 @@ Proof.
 apply: gradient_same; last first.
   apply: gradient_sum => s; apply: (gradient_scal (μ s)).
   by rewrite /v_at subn0; apply: v_left_gradient.
-move=> h /=; under eq_bigr do rewrite sum_mull.
+move=> h /=; under eq_bigr do rewrite dv_left_sum sum_mull.
 rewrite sum_swap; apply: eq_bigr => t _; rewrite /Pr_from.
 under [in RHS]eq_bigr do rewrite sum_mulr.
 rewrite sum_swap sum_mull; apply: eq_bigr => s _.

@@ -384,12 +384,12 @@ move=> lD fD; split=> // θ1 lim1 ε.
 by rewrite -(is_filter_lim_locally_unique θ θ1 lim1); apply: fD.
 Qed.
 
-(** A function has at most one derivative: along the line from θ in the
-    direction [h] it is a number of calculus, and there it is known. *)
-Lemma gradient_unique f θ D E h :
-  gradient_at f θ D -> gradient_at f θ E -> D h = E h.
+(** Along the line from θ in the direction [h] the derivative is one of
+    calculus. So a function has at most one. *)
+Lemma gradient_along f θ D h : gradient_at f θ D ->
+  is_derive (fun u : R => f (plus θ (scal u h))) 0 (D h).
 Proof.
-move=> fD fE.
+move=> fD.
 have line : filterdiff (fun u : R => plus θ (scal u h)) (locally 0)
     (fun u : R => scal u h).
   apply: (filterdiff_ext_lin _ (fun u : R => plus zero (scal u h))).
@@ -398,14 +398,30 @@ have line : filterdiff (fun u : R => plus θ (scal u h)) (locally 0)
   by move=> u; rewrite plus_zero_l.
 have at0 : plus θ (scal (0 : R) h) = θ.
   by rewrite (scal_zero_l h) plus_zero_r.
-have along G : gradient_at f θ G ->
-    is_derive (fun u : R => f (plus θ (scal u h))) 0 (G h).
-  move=> fG; have lG := gradient_linear fG.
-  apply: (filterdiff_ext_lin _ (fun u : R => G (scal u h))).
-    apply: (filterdiff_comp' (fun u : R => plus θ (scal u h)) f 0 _ G line).
-    by rewrite at0.
-  by move=> u; rewrite (linear_scal _ lG).
-by rewrite -(is_derive_unique _ _ _ (along D fD)) (is_derive_unique _ _ _ (along E fE)).
+apply: (filterdiff_ext_lin _ (fun u : R => D (scal u h))).
+  apply: (filterdiff_comp' (fun u : R => plus θ (scal u h)) f 0 _ D line).
+  by rewrite at0.
+by move=> u; rewrite (linear_scal _ (gradient_linear fD)).
+Qed.
+
+Lemma gradient_unique f θ D E h :
+  gradient_at f θ D -> gradient_at f θ E -> D h = E h.
+Proof.
+move=> fD fE.
+by rewrite -(is_derive_unique _ _ _ (gradient_along h fD))
+  (is_derive_unique _ _ _ (gradient_along h fE)).
+Qed.
+
+(** At a minimum the derivative is 0. *)
+Lemma gradient_minimum f θ D h : gradient_at f θ D ->
+  (forall θ', f θ <= f θ') -> D h = 0.
+Proof.
+move=> fD least; set φ := fun u : R => f (plus θ (scal u h)).
+have φ' := gradient_along h fD; rewrite -/φ in φ'.
+have d0 : derivable_pt φ 0 by apply: ex_derive_Reals_0; exists (D h).
+rewrite -(is_derive_unique _ _ _ φ') -(Derive_Reals φ 0 d0).
+apply: (deriv_minimum φ (-1) 1 0 d0) => [||u _ _]; [lra|lra|].
+by rewrite {1}/φ (scal_zero_l h) plus_zero_r; apply: least.
 Qed.
 
 Lemma linear_sum (T : finType) (D : T -> V -> R) :

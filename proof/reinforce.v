@@ -1,0 +1,284 @@
+(** * REINFORCE
+
+    Trajectories, their probabilities, and the expectation of the estimator as
+    a sum over every trajectory. An episode is looked at for [T] steps. Where
+    it ends before, the rest is padding: a step at which no action is taken,
+    as in the masked tensors of the package. *)
+
+From PolicyGradient Require Export policy_gradient.
+
+Set Implicit Arguments.
+Unset Strict Implicit.
+Unset Printing Implicit Defensive.
+Open Scope R_scope.
+
+(** ** Sums over lists of a fixed length *)
+
+Section Lists.
+Variable X : finType.
+
+Lemma sum_nil (F : seq X -> R) : \sum_(τ : 0.-tuple X) F τ = F [::].
+Proof.
+rewrite (sum_only (x := [tuple])) // => τ.
+by case/eqP; apply: val_inj; case: τ => -[].
+Qed.
+
+Lemma sum_cons T (F : seq X -> R) :
+  \sum_(τ : T.+1.-tuple X) F τ = \sum_x \sum_(τ : T.-tuple X) F (x :: τ).
+Proof.
+rewrite pair_bigA /=.
+rewrite (reindex (fun z : X * T.-tuple X => [tuple of z.1 :: z.2])) //=.
+exists (fun τ : T.+1.-tuple X => (thead τ, [tuple of behead τ])).
+  by move=> [x τ] _ /=; rewrite theadE; congr (_, _); apply: val_inj.
+by move=> τ _ /=; rewrite [RHS]tuple_eta; apply: val_inj.
+Qed.
+
+End Lists.
+
+Section Reinforce.
+Context {State Action Reward : finType} {M : mdp State Action Reward}.
+Implicit Types (s x y : State) (a : Action) (μ : State -> R) (γ : R).
+
+(** ** Trajectories
+
+    A step is an action, a reward and the next state; or [None], where the
+    episode is over. *)
+
+Definition step := option (Action * Reward * State)%type.
+Implicit Types (z : step) (τ past : seq step).
+
+Definition next s z : State := if z is Some (_, _, s') then s' else s.
+Definition reward_of z : R := if z is Some (_, r', _) then reward M r' else 0.
+
+(** The state in which one is after some steps. *)
+Definition after s past : State := foldl next s past.
+
+Definition step_Pr (π : policy M) s z : R :=
+  if z is Some (a, r', s') then π a s * p M s' r' s a else ind (terminal M s).
+
+(* Book: prop-trajectory-probability, eq-trajectory-probability *)
+Fixpoint Pr_trajectory (π : policy M) s τ : R :=
+  if τ is z :: τ' then step_Pr π s z * Pr_trajectory π (next s z) τ' else 1.
+
+(** The expectation of [X], a function of a trajectory, over all trajectories
+    of [T] steps from [s]; and for a start as [μ] says. *)
+Definition expectation (π : policy M) T s (X : seq step -> R) : R :=
+  \sum_(τ : T.-tuple step) Pr_trajectory π s τ * X τ.
+
+Definition expectation_from (π : policy M) μ T (X : State -> seq step -> R) :=
+  \sum_s μ s * expectation π T s (X s).
+
+Lemma expectation_0 π s X : expectation π 0 s X = X [::].
+Proof.
+rewrite /expectation (sum_nil (fun τ => Pr_trajectory π s τ * X τ)).
+exact: Rmult_1_l.
+Qed.
+
+Lemma expectation_S π T s X : expectation π T.+1 s X =
+  \sum_z step_Pr π s z * expectation π T (next s z) (fun τ => X (z :: τ)).
+Proof.
+rewrite /expectation (sum_cons T (fun τ => Pr_trajectory π s τ * X τ)).
+apply: eq_bigr => z _; rewrite sum_mull; apply: eq_bigr => τ _.
+exact: Rmult_assoc.
+Qed.
+
+Lemma expectation_ext π T s X Y :
+  (forall τ, size τ = T -> X τ = Y τ) -> expectation π T s X = expectation π T s Y.
+Proof. by move=> XY; apply: eq_bigr => τ _; rewrite XY // size_tuple. Qed.
+
+Lemma expectation_plus π T s X Y :
+  expectation π T s (fun τ => X τ + Y τ) = expectation π T s X + expectation π T s Y.
+Proof. by rewrite /expectation -sum_plus; apply: eq_bigr => τ _; ring. Qed.
+
+Lemma expectation_scal π T s c X :
+  expectation π T s (fun τ => c * X τ) = c * expectation π T s X.
+Proof. by rewrite /expectation sum_mull; apply: eq_bigr => τ _; ring. Qed.
+
+(** The sum over the steps, as sums over their parts. *)
+Lemma sum_step (F : step -> R) :
+  \sum_z F z = F None + \sum_a \sum_s' \sum_r' F (Some (a, r', s')).
+Proof.
+have -> : \sum_a \sum_s' \sum_r' F (Some (a, r', s')) =
+    \sum_(w : Action * Reward * State) F (Some w).
+  under eq_bigr do rewrite sum_swap.
+  rewrite (pair_bigA _ (fun a r' => \sum_s' F (Some (a, r', s')))) /=.
+  rewrite (pair_bigA _ (fun ar s' => F (Some (ar.1, ar.2, s')))) /=.
+  by apply: eq_bigr => -[[a r'] s'].
+rewrite (bigD1 None) //=; congr (_ + _).
+rewrite (reindex_omap Some id) /= => [|[w|] //].
+by apply: eq_bigl => w; rewrite eqxx.
+Qed.
+
+(** A step in which an action is taken, weighed with its probability. *)
+Lemma sum_step_Pr (π : policy M) s (F : step -> R) :
+  \sum_z step_Pr π s z * F z = ind (terminal M s) * F None +
+  \sum_a π a s * \sum_s' \sum_r' p M s' r' s a * F (Some (a, r', s')).
+Proof.
+rewrite sum_step; congr (_ + _); apply: eq_bigr => a _; rewrite sum_mull.
+apply: eq_bigr => s' _; rewrite sum_mull; apply: eq_bigr => r' _.
+exact: Rmult_assoc.
+Qed.
+
+Lemma step_Pr_sum (π : policy M) s : \sum_z step_Pr π s z = 1.
+Proof.
+have -> : \sum_z step_Pr π s z = \sum_z step_Pr π s z * 1.
+  by apply: eq_bigr => z _; rewrite Rmult_1_r.
+rewrite (sum_step_Pr π s (fun=> 1)) Rmult_1_r.
+have -> : \sum_a π a s * (\sum_s' \sum_r' p M s' r' s a * 1) = \sum_a π a s.
+  apply: eq_bigr => a _; case: (boolP (available M s a)) => sa.
+    under eq_bigr do under eq_bigr do rewrite Rmult_1_r.
+    by rewrite p_sum1 // Rmult_1_r.
+  by rewrite prob_support // Rmult_0_l.
+by rewrite prob_sum /ind; case: (terminal M s) => /=; ring.
+Qed.
+
+(** The probabilities of all trajectories sum to 1. *)
+
+(* Book: prop-trajectories-sum *)
+Theorem trajectories_sum π T s (c : R) : expectation π T s (fun=> c) = c.
+Proof.
+elim: T s => [|T IH] s; first exact: expectation_0.
+rewrite expectation_S; under eq_bigr do rewrite IH.
+by rewrite -sum_mulr step_Pr_sum Rmult_1_l.
+Qed.
+
+(** ** The return *)
+
+(** The return of what follows: what comes next, plus γ times the return of
+    what follows that. G_t is the return of the trajectory without its first
+    t steps. *)
+
+(* Book: eq-return, eq-return-recursion *)
+Fixpoint G γ τ : R :=
+  if τ is z :: τ' then reward_of z + γ * G γ τ' else 0.
+
+Lemma G_sum γ τ : G γ τ = \sum_(k < size τ) γ ^ k * reward_of (nth None τ k).
+Proof.
+elim: τ => [|z τ IH]; first by rewrite big_ord0.
+rewrite sum_recl pow_O Rmult_1_l -[LHS]/(reward_of z + γ * G γ τ).
+rewrite IH sum_mull; congr (_ + _).
+by apply: eq_bigr => k _; rewrite lift0 pow_step Rmult_assoc.
+Qed.
+
+(** The expectation of the return over all trajectories is the value of the
+    recursion. *)
+Theorem expected_return γ π T s :
+  expectation π T s (G γ) = v_left γ π T s.
+Proof.
+elim: T s => [|T IH] s; first exact: expectation_0.
+rewrite expectation_S.
+under eq_bigr do rewrite expectation_plus expectation_scal trajectories_sum IH.
+rewrite (sum_step_Pr π s (fun z => reward_of z + γ * v_left γ π T (next s z))).
+have -> : ind (terminal M s) * (reward_of None + γ * v_left γ π T s) = 0.
+  case: (boolP (terminal M s)) => st; last by rewrite Rmult_0_l.
+  suff -> : v_left γ π T s = 0 by rewrite /=; ring.
+  by case: (T) => //= n; apply: sum_zero => a; rewrite prob_terminal // Rmult_0_l.
+exact: Rplus_0_l.
+Qed.
+
+(** ** The estimator *)
+
+Section Estimator.
+Variables (V : NormedModule R_AbsRing) (π : V -> policy M) (θ : V).
+Variable dπ : Action -> State -> V -> R.
+Hypothesis π_dπ : differentiable_policy π θ dπ.
+
+(** The score, the gradient of ln π(a|s). *)
+Definition score s a (h : V) : R := dπ a s h / π θ a s.
+
+(* Book: def-score, eq-score *)
+Theorem score_is_gradient s a : 0 < π θ a s ->
+  gradient_at (fun θ' => ln (π θ' a s)) θ (score s a).
+Proof. by move=> pos; apply: gradient_chain (is_derive_ln _ pos) (π_dπ a s). Qed.
+
+Lemma prob_score s a h : π θ a s * score s a h = dπ a s h.
+Proof.
+case: (Req_dec (π θ a s) 0) => [π0|]; last by move=> ?; rewrite /score; field.
+by rewrite π0 (dπ_zero π_dπ h π0) Rmult_0_l.
+Qed.
+
+(* Book: prop-score-zero-mean, eq-score-zero-mean *)
+Theorem score_zero_mean s h : \sum_a π θ a s * score s a h = 0.
+Proof. by under eq_bigr do rewrite prob_score; apply: dπ_sum. Qed.
+
+(** The score of a step; 0 where no action is taken. *)
+Definition score_of s z (h : V) : R :=
+  if z is Some (a, _, _) then score s a h else 0.
+
+(** The sum over time of (c γ^t G_t - B_t) times the score of A_t, where B_t is
+    any function of what happened before A_t is chosen. *)
+Definition estimator γ c (B : seq step -> R) s τ (h : V) : R :=
+  \sum_(t < size τ) (c * γ ^ t * G γ (drop t τ) - B (take t τ)) *
+    score_of (after s (take t τ)) (nth None τ t) h.
+
+Lemma estimator_cons γ c B s z τ h : estimator γ c B s (z :: τ) h =
+  (c * G γ (z :: τ) - B [::]) * score_of s z h +
+  estimator γ (c * γ) (fun past => B (z :: past)) (next s z) τ h.
+Proof.
+rewrite /estimator sum_recl [ord0 : nat]/= pow_O Rmult_1_r; congr (_ + _).
+by apply: eq_bigr => t _; rewrite lift0 pow_step /= -!Rmult_assoc.
+Qed.
+
+(** Its expectation, by induction over the number of steps. The first step
+    contributes the derivative of the policy times the value of what follows,
+    and the baseline drops out, because the derivatives sum to 0. *)
+Lemma estimator_expectation γ c B T s h :
+  expectation (π θ) T s (fun τ => estimator γ c B s τ h) =
+  c * dv_left π θ dπ γ T s h.
+Proof.
+elim: T c B s => [|T IH] c B s.
+  by rewrite expectation_0 /estimator big_ord0 /= Rmult_0_r.
+rewrite expectation_S.
+pose first z := (c * (reward_of z + γ * v_left γ (π θ) T (next s z)) - B [::]) *
+  score_of s z h.
+have -> : \sum_z step_Pr (π θ) s z * expectation (π θ) T (next s z)
+      (fun τ => estimator γ c B s (z :: τ) h) =
+    \sum_z step_Pr (π θ) s z *
+      (first z + c * γ * dv_left π θ dπ γ T (next s z) h).
+  apply: eq_bigr => z _; congr (_ * _).
+  rewrite (expectation_ext (π θ) (next s z) (Y := fun τ =>
+      ((c * score_of s z h) * γ * G γ τ +
+       (c * reward_of z - B [::]) * score_of s z h) +
+      estimator γ (c * γ) (fun past => B (z :: past)) (next s z) τ h)).
+    rewrite !expectation_plus expectation_scal trajectories_sum IH.
+    by rewrite expected_return /first; ring.
+  move=> τ _; rewrite estimator_cons.
+  rewrite -[G γ (z :: τ)]/(reward_of z + γ * G γ τ).
+  by congr (_ + _); ring.
+rewrite [LHS](sum_step_Pr (π θ) s (fun z =>
+  first z + c * γ * dv_left π θ dπ γ T (next s z) h)).
+have end_ : terminal M s -> dv_left π θ dπ γ T s h = 0.
+  case: T {IH first} => // T st; rewrite dv_left_S !sum_zero => [|x|a].
+  - by ring.
+  - by rewrite P_terminal // Rmult_0_l.
+  - by rewrite (dπ_unavailable π_dπ) ?Rmult_0_r // terminal_unavailable.
+have -> : ind (terminal M s) *
+    (first None + c * γ * dv_left π θ dπ γ T (next s None) h) = 0.
+  rewrite /first /=; case: (boolP (terminal M s)) => [st|_]; last by rewrite /ind; ring.
+  by rewrite end_ //; ring.
+rewrite Rplus_0_l dv_left_S.
+have -> : c * ((\sum_a lookahead M γ (v_left γ (π θ) T) s a * dπ a s h) +
+      γ * \sum_x P (π θ) s x * dv_left π θ dπ γ T x h) =
+    (\sum_a (c * lookahead M γ (v_left γ (π θ) T) s a - B [::]) * dπ a s h) +
+    c * γ * \sum_x P (π θ) s x * dv_left π θ dπ γ T x h.
+  under [in RHS]eq_bigr do rewrite /Rminus Rmult_plus_distr_r Rmult_assoc.
+  rewrite sum_plus -!sum_mull (dπ_sum π_dπ); ring.
+rewrite -P_average sum_mull -sum_plus; apply: eq_bigr => a _.
+case: (boolP (available M s a)) => sa; last first.
+  by rewrite prob_support // (dπ_unavailable π_dπ) //; ring.
+rewrite -(prob_score s a h).
+have -> : \sum_s' \sum_r' p M s' r' s a * (first (Some (a, r', s')) +
+      c * γ * dv_left π θ dπ γ T (next s (Some (a, r', s'))) h) =
+    (c * lookahead M γ (v_left γ (π θ) T) s a - B [::]) * score s a h +
+    c * γ * \sum_s' transition M s' s a * dv_left π θ dπ γ T s' h.
+  have -> : B [::] = \sum_s' \sum_r' p M s' r' s a * B [::].
+    under eq_bigr do rewrite -sum_mulr; rewrite -sum_mulr p_sum1 //; ring.
+  rewrite /lookahead sum_mull -sum_minus sum_mulr sum_mull -sum_plus.
+  apply: eq_bigr => s' _; rewrite sum_mull -sum_minus sum_mulr.
+  rewrite /transition sum_mulr sum_mull -sum_plus.
+  by apply: eq_bigr => r' _; rewrite /first /=; ring.
+by ring.
+Qed.
+
+End Estimator.
+End Reinforce.
