@@ -280,5 +280,154 @@ have -> : \sum_s' \sum_r' p M s' r' s a * (first (Some (a, r', s')) +
 by ring.
 Qed.
 
+(** ** REINFORCE is unbiased
+
+    [b s past] is the baseline at a time before which [past] happened, from the
+    start [s]; it may depend on all of that, and so on the state and the time.
+    It may not depend on the action, or on anything that comes after it. *)
+
+(* Book: def-reinforce, eq-reinforce *)
+Definition reinforce γ (b : State -> seq step -> R) s τ (h : V) : R :=
+  \sum_(t < size τ) γ ^ t * (G γ (drop t τ) - b s (take t τ)) *
+    score_of (after s (take t τ)) (nth None τ t) h.
+
+Lemma reinforce_expectation γ b T s h :
+  expectation (π θ) T s (fun τ => reinforce γ b s τ h) =
+  dv_left π θ dπ γ T s h.
+Proof.
+rewrite -[RHS]Rmult_1_l.
+rewrite -(estimator_expectation γ 1 (fun past => γ ^ size past * b s past)).
+apply: expectation_ext => τ _; apply: eq_bigr => t _; congr (_ * _).
+by rewrite size_takel ?(ltnW (ltn_ord t)) //; ring.
+Qed.
+
+(* Book: eq-policy-gradient-cut, prop-reinforce-baseline *)
+Theorem reinforce_unbiased γ b μ T :
+  gradient_at (fun θ' => J_cut γ (π θ') μ T) θ (fun h =>
+    expectation_from (π θ) μ T (fun s τ => reinforce γ b s τ h)).
+Proof.
+apply: gradient_same; last first.
+  apply: gradient_sum => s; apply: (gradient_scal (μ s)).
+  by rewrite /v_at subn0; apply: (v_left_gradient π_dπ).
+move=> h; apply: eq_bigr => s _; congr (_ * _).
+by rewrite reinforce_expectation.
+Qed.
+
+(** A baseline that is a function of the state. *)
+Corollary reinforce_unbiased_state_baseline γ (b : State -> R) μ T :
+  gradient_at (fun θ' => J_cut γ (π θ') μ T) θ (fun h =>
+    expectation_from (π θ) μ T (fun s τ =>
+      \sum_(t < size τ) γ ^ t *
+        (G γ (drop t τ) - b (after s (take t τ))) *
+        score_of (after s (take t τ)) (nth None τ t) h)).
+Proof. exact: (reinforce_unbiased γ (fun s past => b (after s past))). Qed.
+
+(** The whole return in place of the return to go. The rewards that were paid
+    before A_t are a baseline: they are known before A_t is chosen. *)
+
+(* Book: eq-return-split *)
+Lemma return_split γ τ t : (t <= size τ)%N ->
+  G γ τ = G γ (take t τ) + γ ^ t * G γ (drop t τ).
+Proof.
+elim: τ t => [|z τ IH] [|t] // tτ.
+- by rewrite take0 drop0 /=; ring.
+- by rewrite take0 drop0 /=; ring.
+rewrite -[LHS]/(reward_of z + γ * G γ τ) (IH t tτ) pow_step.
+rewrite -[RHS]/(reward_of z + γ * G γ (take t τ) + γ * γ ^ t * G γ (drop t τ)).
+ring.
+Qed.
+
+(* Book: eq-full-return-gradient *)
+Theorem full_return_unbiased γ μ T :
+  gradient_at (fun θ' => J_cut γ (π θ') μ T) θ (fun h =>
+    expectation_from (π θ) μ T (fun s τ => G γ τ *
+      \sum_(t < size τ) score_of (after s (take t τ)) (nth None τ t) h)).
+Proof.
+apply: gradient_same (reinforce_unbiased γ (fun _ _ => 0) μ T) => h.
+apply: eq_bigr => s _; congr (_ * _); rewrite reinforce_expectation.
+rewrite -[LHS]Rmult_1_l -(estimator_expectation γ 1 (fun past => - G γ past)).
+apply: expectation_ext => τ _; rewrite sum_mull; apply: eq_bigr => t _.
+by congr (_ * _); rewrite (return_split γ (ltnW (ltn_ord t))); ring.
+Qed.
+
+(** ** Without a bound on the number of steps
+
+    As the horizon grows, the expectation of the estimator tends to the
+    gradient of J. *)
+
+Lemma dv_left_limit γ s h : summable γ (π θ) ->
+  is_lim_seq (fun T => dv_left π θ dπ γ T s h)
+    (total γ (π θ) (fun x => g π θ dπ γ x h) s).
+Proof.
+move=> sm; have [γ01 [N [β [β01 tl]]]] := sm.
+set D := total γ (π θ) (fun x => g π θ dπ γ x h).
+pose gap n x := g π θ dπ γ x h -
+  \sum_a lookahead M γ (v_left γ (π θ) n) x a * dπ a x h.
+have gap_lim x : is_lim_seq (fun n => Rabs (gap n x)) 0.
+  rewrite -Rabs_R0; apply: (is_lim_seq_abs (fun n => gap n x) 0).
+  rewrite -(Rminus_diag_eq (g π θ dπ γ x h) _ erefl).
+  apply: is_lim_seq_minus'; first exact: is_lim_seq_const.
+  apply: is_lim_seq_sum => a.
+  apply: (is_lim_seq_scal_r _ (dπ a x h) (q γ (π θ) x a)).
+  apply: (is_lim_seq_ext (fun n => expected_reward M x a +
+      γ * \sum_y transition M y x a * v_left γ (π θ) n y)).
+    by move=> n; rewrite lookahead_expected.
+  rewrite /q lookahead_expected; apply: is_lim_seq_plus'.
+    exact: is_lim_seq_const.
+  apply: (is_lim_seq_scal_l _ γ (\sum_y transition M y x a * v γ (π θ) y)).
+  apply: is_lim_seq_sum => y.
+  apply: (is_lim_seq_scal_l _ (transition M y x a) (v γ (π θ) y)).
+  exact: values_exist.
+have size_lim : is_lim_seq (fun n => size1 (gap n)) 0.
+  have -> : 0 = \sum_(x : State) 0 by rewrite sum_zero.
+  exact: is_lim_seq_sum.
+have conv := convolution_vanishes
+  (fun t => Rmult_le_pos _ _ (proj1 (pow_le1 t γ01)) (alive_ge0 (π θ) t s))
+  (proj1 (weight_series γ01 β01 tl s)) (fun n => size1_ge0 (gap n)) size_lim.
+have diff n : D s - dv_left π θ dπ γ n s h =
+    (\sum_(t < n) γ ^ t * E (π θ) t (gap (n - t.+1)%N) s) +
+    γ ^ n * E (π θ) n D s.
+  rewrite {1}/D (unroll n s (total_solves γ01 β01 tl _)) -/D dv_left_sum.
+  have -> : \sum_(t < n) γ ^ t * E (π θ) t (gap (n - t.+1)%N) s =
+      (\sum_(t < n) γ ^ t * E (π θ) t (fun x => g π θ dπ γ x h) s) -
+      \sum_(t < n) γ ^ t * E (π θ) t (fun x =>
+        \sum_a lookahead M γ (v_left γ (π θ) (n - t.+1)) x a * dπ a x h) s.
+    rewrite -sum_minus; apply: eq_bigr => t _; rewrite -Rmult_minus_distr_l.
+    congr (_ * _); rewrite /E -sum_minus; apply: eq_bigr => x _.
+    by rewrite /gap; ring.
+  by ring.
+apply: (is_lim_seq_ext (fun n => D s -
+    ((\sum_(t < n) γ ^ t * E (π θ) t (gap (n - t.+1)%N) s) +
+    γ ^ n * E (π θ) n D s))) => [n|]; first by rewrite -diff; ring.
+rewrite -{2}[D s]Rminus_0_r; apply: is_lim_seq_minus'.
+  exact: is_lim_seq_const.
+rewrite -(Rplus_0_r 0); apply: is_lim_seq_plus'; last first.
+  exact: remainder_vanishes γ01 β01 tl D s.
+apply/is_lim_seq_abs_0.
+apply: (is_lim_seq_le_le (fun=> 0) _ _ _ _ (is_lim_seq_const 0) conv) => n.
+split; first exact: Rabs_pos.
+apply: Rle_trans (sum_Rabs _) _; apply: sum_le => t.
+exact: term_le.
+Qed.
+
+(* Book: thm-reinforce-unbiased, eq-policy-gradient-trajectories *)
+Theorem reinforce_limit γ b μ : summable γ (π θ) -> exists D,
+  gradient_at (fun θ' => J γ (π θ') μ) θ D /\
+  forall h, is_lim_seq (fun T =>
+    expectation_from (π θ) μ T (fun s τ => reinforce γ b s τ h)) (D h).
+Proof.
+move=> sm; exists (fun h => \sum_s η γ (π θ) μ s *
+  \sum_a q γ (π θ) s a * dπ a s h).
+split; first exact: policy_gradient.
+move=> h; have [γ01 [N [β [β01 tl]]]] := sm.
+rewrite -(visitation_expectation γ01 β01 tl μ (f := fun s => g π θ dπ γ s h)).
+  apply: is_lim_seq_sum => s; apply: (is_lim_seq_scal_l _ (μ s)
+    (total γ (π θ) (fun x => g π θ dπ γ x h) s)).
+  apply: (is_lim_seq_ext (fun T => dv_left π θ dπ γ T s h)) => [T|].
+    by rewrite reinforce_expectation.
+  exact: dv_left_limit.
+by move=> s; apply: g_terminal.
+Qed.
+
 End Estimator.
 End Reinforce.

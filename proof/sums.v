@@ -305,6 +305,85 @@ Proof.
 by move=> /is_lim_seq_unique ul /is_lim_seq_unique; rewrite ul => -[].
 Qed.
 
+(** Limits of real numbers, with ε. *)
+Lemma limit_elim (u : nat -> R) (l ε : R) : is_lim_seq u l -> 0 < ε ->
+  exists n, forall m, (n <= m)%N -> Rabs (u m - l) < ε.
+Proof.
+move=> ul ε0.
+have [n un] := proj2 (is_lim_seq_spec u l) ul (mkposreal ε ε0).
+by exists n => m /leP; apply: un.
+Qed.
+
+Lemma limit_intro (u : nat -> R) (l : R) :
+  (forall ε, 0 < ε -> exists n, forall m, (n <= m)%N -> Rabs (u m - l) < ε) ->
+  is_lim_seq u l.
+Proof.
+move=> ul; apply/is_lim_seq_spec => ε; have [n un] := ul ε (cond_pos ε).
+by exists n => m /leP; apply: un.
+Qed.
+
+(** If [a] has a finite sum and [b] tends to 0, then so does their
+    convolution: where [t] is large, [a t] is small, and where it is not,
+    [b (n - t - 1)] is. *)
+Lemma convolution_vanishes (a b : nat -> R) :
+  (forall n, 0 <= a n) -> ex_series a ->
+  (forall n, 0 <= b n) -> is_lim_seq b 0 ->
+  is_lim_seq (fun n => \sum_(t < n) a t * b (n - t.+1)%N) 0.
+Proof.
+move=> a0 [A aA] b0 blim; have Slim := (series_limit a A).1 aA.
+pose S n := \sum_(t < n) a t.
+have SS n : S n.+1 = S n + a n by rewrite /S sum_recr.
+have SA n : S n <= A.
+  by apply: (is_lim_seq_incr_compare S A Slim) => k; rewrite SS; move: (a0 k); lra.
+have A0 : 0 <= A by have := SA 0%N; rewrite /S big_ord0.
+have [C [C0 bC]] : exists C, 0 <= C /\ forall n, b n <= C.
+  have [N bN] := limit_elim blim Rlt_0_1.
+  have s0 : 0 <= \sum_(t < N) b t by apply: sum_ge0 => t; apply: b0.
+  exists (1 + \sum_(t < N) b t); split; first by lra.
+  move=> n; case: (leqP N n) => [/bN|nN].
+    by rewrite Rminus_0_r => /Rabs_def2 [? _]; lra.
+  have := @term_le_sum _ (fun t : 'I_N => b t) (Ordinal nN) (fun t => b0 t).
+  by rewrite /=; lra.
+apply: limit_intro => ε ε0.
+have δ0 : 0 < ε / 2 / (A + 1) by apply: Rdiv_lt_0_compat; lra.
+have δ'0 : 0 < ε / 2 / (C + 1) by apply: Rdiv_lt_0_compat; lra.
+have [K bK] := limit_elim blim δ0.
+have [m Sm] := limit_elim Slim δ'0.
+have tail_m n : (m <= n)%N ->
+    \sum_(t < n) a t * ind (m <= t)%N = S n - S m.
+  move=> /subnKC <-; elim: (n - m)%N => [|k IH].
+    rewrite addn0 sum_zero => [|t]; first by ring.
+    by rewrite leqNgt ltn_ord /= Rmult_0_r.
+  rewrite addnS sum_recr /= IH SS leq_addr /=; ring.
+exists (m + K)%N => n mKn; rewrite Rminus_0_r Rabs_pos_eq; last first.
+  by apply: sum_ge0 => t; apply: Rmult_le_pos.
+have mn : (m <= n)%N by apply: leq_trans mKn; apply: leq_addr.
+apply: Rle_lt_trans (_ : \sum_(t < n) (ε / 2 / (A + 1) * a t +
+    C * (a t * ind (m <= t)%N)) < _).
+  apply: sum_le => t; case: (leqP m t) => mt.
+    rewrite /= Rmult_1_r; have := Rmult_le_compat_l _ _ _ (a0 t) (bC (n - t.+1)%N).
+    have := Rmult_le_pos _ _ (Rlt_le _ _ δ0) (a0 t); lra.
+  rewrite /= !Rmult_0_r Rplus_0_r Rmult_comm; apply: Rmult_le_compat_r => //.
+  have /bK : (K <= n - t.+1)%N.
+    by rewrite leq_subRL ?(leq_trans mt mn) //; apply: leq_trans mKn; rewrite leq_add2r.
+  by rewrite Rminus_0_r => /Rabs_def2 [? _]; lra.
+rewrite sum_plus -!sum_mull (tail_m n mn) -/(S n).
+have small : S n - S m < ε / 2 / (C + 1).
+  have := Sm m (leqnn m); rewrite -/(S m) => /Rabs_def2 [_].
+  by have := SA n; lra.
+have one : ε / 2 / (A + 1) * S n <= ε / 2.
+  apply: Rle_trans (Rmult_le_compat_l _ _ _ (Rlt_le _ _ δ0) (SA n)) _.
+  have -> : ε / 2 / (A + 1) * A = ε / 2 * (A / (A + 1)) by field; lra.
+  rewrite -[X in _ <= X]Rmult_1_r; apply: Rmult_le_compat_l; first by lra.
+  by apply/Rle_div_l; lra.
+have two : C * (S n - S m) < ε / 2.
+  apply: Rle_lt_trans (Rmult_le_compat_l _ _ _ C0 (Rlt_le _ _ small)) _.
+  have -> : C * (ε / 2 / (C + 1)) = ε / 2 * (C / (C + 1)) by field; lra.
+  rewrite -[X in _ < X]Rmult_1_r; apply: Rmult_lt_compat_l; first by lra.
+  by apply/Rlt_div_l; lra.
+lra.
+Qed.
+
 (** ** Gradients
 
     [gradient_at f θ D] says that [f] is differentiable at [θ], and that its
