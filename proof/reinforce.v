@@ -35,6 +35,115 @@ Qed.
 
 End Lists.
 
+(** ** Independent draws
+
+    [N] draws from a finite set [Ω] with weights [w] are a function from the
+    numbers below [N] to [Ω], and its weight is the product of the weights.
+    [batch w N F] is the expectation of [F]. *)
+
+Notation "\prod_ ( i : T ) F" := (\big[Rmult/R1]_(i : T) F%R) : R_scope.
+
+Section Batch.
+Variables (Ω : finType) (w : Ω -> R) (N : nat).
+Hypothesis w1 : \sum_ω w ω = 1.
+Implicit Types (X Y : Ω -> R) (draws : {ffun 'I_N -> Ω}).
+
+Definition mean X := \sum_ω w ω * X ω.
+
+Definition batch (F : {ffun 'I_N -> Ω} -> R) :=
+  \sum_(draws : {ffun 'I_N -> Ω}) (\prod_(i : 'I_N) w (draws i)) * F draws.
+
+Lemma batch_product (F : 'I_N -> Ω -> R) :
+  batch (fun draws => \prod_(i : 'I_N) F i (draws i)) =
+  \prod_(i : 'I_N) mean (F i).
+Proof.
+rewrite /mean bigA_distr_bigA /batch; apply: eq_bigr => draws _.
+by rewrite -big_split.
+Qed.
+
+(** One of the draws, and two of them. *)
+Lemma batch_one i X : batch (fun draws => X (draws i)) = mean X.
+Proof.
+pose F j ω := if j == i then X ω else 1.
+have mean1 : mean (fun=> 1) = 1.
+  by rewrite -[RHS]w1; apply: eq_bigr => ω _; rewrite Rmult_1_r.
+transitivity (batch (fun draws => \prod_(j : 'I_N) F j (draws j))).
+  apply: eq_bigr => draws _; congr (_ * _).
+  rewrite (bigD1 i) //= /F eqxx big1 ?Rmult_1_r // => j /negbTE -> //.
+rewrite batch_product (bigD1 i) //= /F eqxx big1 ?Rmult_1_r // => j /negbTE ->.
+exact: mean1.
+Qed.
+
+Lemma batch_two i j X Y : i != j ->
+  batch (fun draws => X (draws i) * Y (draws j)) = mean X * mean Y.
+Proof.
+move=> ij; pose F k ω := if k == i then X ω else if k == j then Y ω else 1.
+have ji : (j == i) = false by rewrite eq_sym (negbTE ij).
+have mean1 : mean (fun=> 1) = 1.
+  by rewrite -[RHS]w1; apply: eq_bigr => ω _; rewrite Rmult_1_r.
+transitivity (batch (fun draws => \prod_(k : 'I_N) F k (draws k))).
+  apply: eq_bigr => draws _; congr (_ * _).
+  rewrite (bigD1 i) //= (bigD1 j) ?ji //= /F !eqxx ji big1 ?Rmult_1_r //.
+  by move=> k /andP[/negbTE -> /negbTE ->].
+rewrite batch_product (bigD1 i) //= (bigD1 j) ?ji //= /F !eqxx ji.
+by rewrite big1 ?Rmult_1_r // => k /andP[/negbTE -> /negbTE ->].
+Qed.
+
+Lemma batch_sum (T : finType) (F : T -> {ffun 'I_N -> Ω} -> R) :
+  batch (fun draws => \sum_x F x draws) = \sum_x batch (F x).
+Proof.
+rewrite /batch sum_swap; apply: eq_bigr => draws _; exact: sum_mull.
+Qed.
+
+Lemma batch_scal c F : batch (fun draws => c * F draws) = c * batch F.
+Proof. by rewrite /batch sum_mull; apply: eq_bigr => draws _; ring. Qed.
+
+(** The mean of the draws has the mean of one draw for its expectation, and
+    its covariance is that of one draw, divided by [N]. *)
+Theorem batch_mean X : (0 < N)%N ->
+  batch (fun draws => / INR N * \sum_(i < N) X (draws i)) = mean X.
+Proof.
+move=> N0; rewrite batch_scal batch_sum.
+under eq_bigr do rewrite batch_one.
+by rewrite sum_const card_ord; field; apply/not_0_INR/eqP; rewrite -lt0n.
+Qed.
+
+Theorem batch_covariance X Y : (0 < N)%N ->
+  batch (fun draws =>
+    (/ INR N * (\sum_(i < N) X (draws i)) - mean X) *
+    (/ INR N * (\sum_(i < N) Y (draws i)) - mean Y)) =
+  / INR N * mean (fun ω => (X ω - mean X) * (Y ω - mean Y)).
+Proof.
+move=> N0; have n0 : INR N <> 0 by apply/not_0_INR/eqP; rewrite -lt0n.
+pose X' ω := X ω - mean X; pose Y' ω := Y ω - mean Y.
+have centred Z : mean (fun ω => Z ω - mean Z) = 0.
+  rewrite {1}/mean; under eq_bigr do rewrite Rmult_minus_distr_l.
+  by rewrite sum_minus -sum_mulr w1 /mean; ring.
+have shift Z draws : / INR N * (\sum_(i < N) Z (draws i)) - mean Z =
+    / INR N * \sum_(i < N) (Z (draws i) - mean Z).
+  by rewrite sum_minus sum_const card_ord Rmult_minus_distr_l -Rmult_assoc
+    Rinv_l // Rmult_1_l.
+transitivity (batch (fun draws =>
+    / INR N * / INR N * \sum_(i < N) \sum_(j < N) X' (draws i) * Y' (draws j))).
+  apply: eq_bigr => draws _; rewrite !shift; congr (_ * _).
+  set x := \sum_(i < N) _; set y := \sum_(i < N) _.
+  have -> : \sum_(i < N) \sum_(j < N) X' (draws i) * Y' (draws j) = x * y.
+    rewrite /x sum_mulr; apply: eq_bigr => i _.
+    by rewrite /y sum_mull.
+  by ring.
+rewrite batch_scal batch_sum.
+have -> : \sum_(i < N) batch (fun draws =>
+      \sum_(j < N) X' (draws i) * Y' (draws j)) =
+    \sum_(i < N) mean (fun ω => X' ω * Y' ω).
+  apply: eq_bigr => i _; rewrite batch_sum (sum_only (x := i)) => [|j ji].
+    exact: (batch_one i (fun ω => X' ω * Y' ω)).
+  by rewrite batch_two ?centred ?Rmult_0_l // eq_sym.
+by rewrite sum_const card_ord Rmult_assoc -(Rmult_assoc (/ INR N) (INR N))
+  Rinv_l // Rmult_1_l.
+Qed.
+
+End Batch.
+
 Section Reinforce.
 Context {State Action Reward : finType} {M : mdp State Action Reward}.
 Implicit Types (s x y : State) (a : Action) (μ : State -> R) (γ : R).
@@ -313,6 +422,46 @@ move=> h; apply: eq_bigr => s _; congr (_ * _).
 by rewrite reinforce_expectation.
 Qed.
 
+(** The mean over [N] independent episodes, which is the estimator as the book
+    defines it. An episode is a start and its steps. *)
+Definition episode_weight μ T (e : State * T.-tuple step) : R :=
+  μ e.1 * Pr_trajectory (π θ) e.1 e.2.
+
+Lemma episode_weight_sum μ T : \sum_s μ s = 1 ->
+  \sum_(e : State * T.-tuple step) episode_weight μ e = 1.
+Proof.
+move=> <-.
+rewrite -(pair_bigA _ (fun s (τ : T.-tuple step) => μ s * Pr_trajectory (π θ) s τ)) /=.
+apply: eq_bigr => s _; rewrite -sum_mull -[RHS]Rmult_1_r; congr (_ * _).
+rewrite -[RHS](trajectories_sum (π θ) T s 1).
+by apply: eq_bigr => τ _; rewrite Rmult_1_r.
+Qed.
+
+Lemma episode_mean μ T (X : State -> seq step -> R) :
+  mean (episode_weight (T := T) μ) (fun e => X e.1 e.2) =
+  expectation_from (π θ) μ T X.
+Proof.
+rewrite /mean /expectation_from.
+rewrite -(pair_bigA _ (fun s (τ : T.-tuple step) =>
+  μ s * Pr_trajectory (π θ) s τ * X s τ)) /=.
+apply: eq_bigr => s _; rewrite sum_mull.
+by apply: eq_bigr => τ _; rewrite Rmult_assoc.
+Qed.
+
+(* Book: eq-reinforce *)
+Theorem reinforce_batch_unbiased γ b μ T N :
+  (0 < N)%N -> \sum_s μ s = 1 ->
+  gradient_at (fun θ' => J_cut γ (π θ') μ T) θ (fun h =>
+    batch (episode_weight (T := T) μ) (fun draws : {ffun 'I_N -> _} =>
+      / INR N * \sum_(i < N)
+        reinforce γ b (draws i).1 (draws i).2 h)).
+Proof.
+move=> N0 μ1; apply: gradient_same (reinforce_unbiased γ b μ T) => h.
+have w1 := episode_weight_sum T μ1.
+rewrite (batch_mean w1 (fun e => reinforce γ b e.1 e.2 h) N0).
+by rewrite (episode_mean μ T (fun s τ => reinforce γ b s τ h)).
+Qed.
+
 (** A baseline that is a function of the state. *)
 Corollary reinforce_unbiased_state_baseline γ (b : State -> R) μ T :
   gradient_at (fun θ' => J_cut γ (π θ') μ T) θ (fun h =>
@@ -427,6 +576,74 @@ rewrite -(visitation_expectation γ01 β01 tl μ (f := fun s => g π θ dπ γ s
     by rewrite reinforce_expectation.
   exact: dv_left_limit.
 by move=> s; apply: g_terminal.
+Qed.
+
+(** If no episode has more than [T] steps, nothing is cut off, and the
+    expectation over the trajectories of T steps is the gradient of J itself,
+    not only in the limit. *)
+
+Lemma ended_values γ T n s h : (T <= n)%N -> alive (π θ) T.+1 s = 0 ->
+  v_left γ (π θ) n s = v_left γ (π θ) T s /\
+  dv_left π θ dπ γ n s h = dv_left π θ dπ γ T s h.
+Proof.
+elim: T n s => [|T IH] [|n] // s Tn over.
+  have st : terminal M s.
+    move: over; rewrite alive_live /alive.
+    under eq_bigr do rewrite Pr_0 Rmult_comm.
+    by rewrite sum_ind /ind; case: (terminal M s) => //= ?; lra.
+  rewrite v_left_S r_terminal // dv_left_S !sum_zero => [|x|a|x].
+  - by split; rewrite /=; ring.
+  - by rewrite P_terminal // Rmult_0_l.
+  - by rewrite (dπ_unavailable π_dπ) ?Rmult_0_r // terminal_unavailable.
+  - by rewrite P_terminal // Rmult_0_l.
+have next_over x : P (π θ) s x = 0 \/ alive (π θ) T.+1 x = 0.
+  have terms := @term_le_sum _ (fun x => P (π θ) s x * alive (π θ) T.+1 x) x
+    (fun x => Rmult_le_pos _ _ (P_ge0 _ _ _) (alive_ge0 _ _ _)).
+  apply: Rmult_integral; move: terms; rewrite -alive_S over => le0.
+  by apply: Rle_antisym => //; apply: Rmult_le_pos; [exact: P_ge0|exact: alive_ge0].
+have same (w w' : State -> R) :
+    (forall x, alive (π θ) T.+1 x = 0 -> w x = w' x) ->
+    \sum_x P (π θ) s x * w x = \sum_x P (π θ) s x * w' x.
+  move=> ww; apply: eq_bigr => x _.
+  by case: (next_over x) => [->|/ww ->] //; rewrite !Rmult_0_l.
+split.
+  by rewrite !v_left_S (same _ (v_left γ (π θ) T)) // => x /(IH n x Tn) [].
+rewrite !dv_left_S (same _ (fun x => dv_left π θ dπ γ T x h)); last first.
+  by move=> x /(IH n x Tn) [].
+congr (_ + _); apply: eq_bigr => a _.
+case: (boolP (available M s a)) => sa; last first.
+  by rewrite (dπ_unavailable π_dπ) // !Rmult_0_r.
+case: (Req_dec (π θ a s) 0) => [/(dπ_zero π_dπ h) -> |π0].
+  by rewrite !Rmult_0_r.
+rewrite !lookahead_expected; congr ((_ + _ * _) * _); apply: eq_bigr => x _.
+case: (next_over x) => [Px0|/(IH n x Tn) [-> _] //].
+suff -> : transition M x s a = 0 by rewrite !Rmult_0_l.
+have trans0 b : 0 <= π θ b s * transition M x s b.
+  case: (boolP (available M s b)) => sb; last by rewrite prob_support // Rmult_0_l; lra.
+  by apply: Rmult_le_pos (prob_ge0 _ _ _) _; apply: sum_ge0 => r'; apply: p_ge0.
+have := @term_le_sum _ (fun b => π θ b s * transition M x s b) a trans0.
+rewrite -/(P (π θ) s x) Px0 => le0.
+by case: (Rmult_integral _ _ (Rle_antisym _ _ le0 (trans0 a))).
+Qed.
+
+(* Book: thm-reinforce-unbiased *)
+Theorem reinforce_unbiased_to_the_end γ b μ T : summable γ (π θ) ->
+  (forall s, μ s <> 0 -> alive (π θ) T.+1 s = 0) ->
+  gradient_at (fun θ' => J γ (π θ') μ) θ (fun h =>
+    expectation_from (π θ) μ T (fun s τ => reinforce γ b s τ h)).
+Proof.
+move=> sm over; apply: gradient_same; last first.
+  apply: gradient_sum => s; apply: (gradient_scal (μ s)).
+  exact: (value_gradient π_dπ s sm).
+move=> h; apply: eq_bigr => s _.
+case: (Req_dec (μ s) 0) => [->|/over s_over]; first by rewrite !Rmult_0_l.
+congr (_ * _); rewrite reinforce_expectation.
+apply: (@limit_unique (fun n => dv_left π θ dπ γ (n + T) s h)).
+  apply/(is_lim_seq_incr_n (fun n => dv_left π θ dπ γ n s h) T).
+  exact: dv_left_limit.
+apply: (is_lim_seq_ext (fun=> dv_left π θ dπ γ T s h)) => [n|].
+  by case: (ended_values γ h (leq_addl n T) s_over).
+exact: is_lim_seq_const.
 Qed.
 
 End Estimator.
