@@ -213,9 +213,7 @@ have -> : \sum_a \sum_s' \sum_r' F (Some (a, r', s')) =
   rewrite (pair_bigA _ (fun a r' => \sum_s' F (Some (a, r', s')))) /=.
   rewrite (pair_bigA _ (fun ar s' => F (Some (ar.1, ar.2, s')))) /=.
   by apply: eq_bigr => -[[a r'] s'].
-rewrite (bigD1 None) //=; congr (_ + _).
-rewrite (reindex_omap Some id) /= => [|[w|] //].
-by apply: eq_bigl => w; rewrite eqxx.
+exact: sum_option.
 Qed.
 
 (** A step in which an action is taken, weighed with its probability. *)

@@ -131,6 +131,17 @@ Qed.
 
 End FiniteSums.
 
+Lemma sum_option (T : finType) (F : option T -> R) :
+  \sum_z F z = F None + \sum_x F (Some x).
+Proof.
+rewrite (bigD1 None) //=; congr (_ + _).
+rewrite (reindex_omap Some id) /= => [|[w|] //].
+by apply: eq_bigl => w; rewrite eqxx.
+Qed.
+
+Lemma sum_bool (F : bool -> R) : \sum_b F b = F true + F false.
+Proof. exact: big_bool. Qed.
+
 (** The number 1 if something is true, and 0 if it is not. *)
 Definition ind (b : bool) : R := if b then 1 else 0.
 
@@ -150,9 +161,6 @@ Proof. exact: big_ord_recl. Qed.
 Lemma sum_recr n (f : 'I_n.+1 -> R) :
   \sum_(i < n.+1) f i = (\sum_(i < n) f (widen_ord (leqnSn n) i)) + f ord_max.
 Proof. exact: big_ord_recr. Qed.
-
-Lemma sum_unit (f : unit -> R) : \sum_(u : unit) f u = f tt.
-Proof. by rewrite (sum_only (x := tt)) // => -[]. Qed.
 
 (** ** Powers *)
 
