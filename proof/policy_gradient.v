@@ -314,7 +314,7 @@ Qed.
 
 Arguments alive_continuous : clear implicits.
 
-(* Book: lem-geometric-tail *)
+(* Book, in part: lem-geometric-tail *)
 Lemma summable_nearby γ : summable γ (π θ) ->
   0 <= γ <= 1 /\ exists N β, [/\ 0 <= β < 1, tail γ (π θ) N β &
     locally θ (fun θ' => tail γ (π θ') N β)].
@@ -620,6 +620,8 @@ move=> ends π_dπ; exact: (policy_gradient π_dπ μ (summable_ending ends)).
 Qed.
 
 (** If the probabilities are continuously differentiable, so is J. *)
+
+(* Book: thm-policy-gradient *)
 Theorem policy_gradient_continuous γ π θ dπ μ h :
   summable γ (π θ) -> (forall θ', differentiable_policy π θ' (dπ θ')) ->
   (forall a s, continuous (fun θ' => dπ θ' a s h) θ) ->

@@ -165,7 +165,7 @@ Definition after s past : State := foldl next s past.
 Definition step_Pr (π : policy M) s z : R :=
   if z is Some (a, r', s') then π a s * p M s' r' s a else ind (terminal M s).
 
-(* Book: prop-trajectory-probability, eq-trajectory-probability *)
+(* Book: eq-trajectory-probability *)
 Fixpoint Pr_trajectory (π : policy M) s τ : R :=
   if τ is z :: τ' then step_Pr π s z * Pr_trajectory π (next s z) τ' else 1.
 
@@ -408,7 +408,8 @@ apply: expectation_ext => τ _; apply: eq_bigr => t _; congr (_ * _).
 by rewrite size_takel ?(ltnW (ltn_ord t)) //; ring.
 Qed.
 
-(* Book: eq-policy-gradient-cut, prop-reinforce-baseline *)
+(* Book: eq-policy-gradient-cut *)
+(* Book, in part: prop-reinforce-baseline *)
 Theorem reinforce_unbiased γ b μ T :
   gradient_at (fun θ' => J_cut γ (π θ') μ T) θ (fun h =>
     expectation_from (π θ) μ T (fun s τ => reinforce γ b s τ h)).
@@ -446,7 +447,7 @@ apply: eq_bigr => s _; rewrite sum_mull.
 by apply: eq_bigr => τ _; rewrite Rmult_assoc.
 Qed.
 
-(* Book: eq-reinforce *)
+(* Book, in part: thm-reinforce-unbiased *)
 Theorem reinforce_batch_unbiased γ b μ T N :
   (0 < N)%N -> \sum_s μ s = 1 ->
   gradient_at (fun θ' => J_cut γ (π θ') μ T) θ (fun h =>
@@ -459,6 +460,20 @@ have w1 := episode_weight_sum T μ1.
 rewrite (batch_mean w1 (fun e => reinforce γ b e.1 e.2 h) N0).
 by rewrite (episode_mean μ T (fun s τ => reinforce γ b s τ h)).
 Qed.
+
+(** The covariance of two of its components is that of one episode, divided by
+    the number of episodes. *)
+
+(* Book, in part: thm-reinforce-unbiased *)
+Theorem reinforce_batch_covariance γ b μ T N h k :
+  (0 < N)%N -> \sum_s μ s = 1 ->
+  let one := mean (episode_weight (T := T) μ) in
+  let X l (e : State * T.-tuple step) := reinforce γ b e.1 e.2 l in
+  batch (episode_weight (T := T) μ) (fun draws : {ffun 'I_N -> _} =>
+    (/ INR N * (\sum_(i < N) X h (draws i)) - one (X h)) *
+    (/ INR N * (\sum_(i < N) X k (draws i)) - one (X k))) =
+  / INR N * one (fun e => (X h e - one (X h)) * (X k e - one (X k))).
+Proof. by move=> N0 μ1; apply: (batch_covariance (episode_weight_sum T μ1)). Qed.
 
 (** A baseline that is a function of the state. *)
 Corollary reinforce_unbiased_state_baseline γ (b : State -> R) μ T :
@@ -557,7 +572,7 @@ apply: Rle_trans (sum_Rabs _) _; apply: sum_le => t.
 exact: term_le.
 Qed.
 
-(* Book: thm-reinforce-unbiased, eq-policy-gradient-trajectories *)
+(* Book: thm-policy-gradient, eq-policy-gradient-trajectories *)
 Theorem reinforce_limit γ b μ : summable γ (π θ) -> exists D,
   gradient_at (fun θ' => J γ (π θ') μ) θ D /\
   forall h, is_lim_seq (fun T =>
@@ -624,7 +639,7 @@ rewrite -/(P (π θ) s x) Px0 => le0.
 by case: (Rmult_integral _ _ (Rle_antisym _ _ le0 (trans0 a))).
 Qed.
 
-(* Book: thm-reinforce-unbiased *)
+(* Book, in part: thm-reinforce-unbiased *)
 Theorem reinforce_unbiased_to_the_end γ b μ T : summable γ (π θ) ->
   (forall s, μ s <> 0 -> alive (π θ) T.+1 s = 0) ->
   gradient_at (fun θ' => J γ (π θ') μ) θ (fun h =>

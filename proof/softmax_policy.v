@@ -118,16 +118,17 @@ have -> : \sum_b weight (h θ) s b / Z * dh s b k =
 by field; rewrite /Z; lra.
 Qed.
 
-(** The score: what the preference of [a] gains on the average preference. *)
+(** The score: what the preference of [a] gains on the average preference. With
+    linear preferences, [dh s a] is the inner product with the features. *)
 
-(* Book: prop-score-linear *)
-Theorem softmax_score a s k : available M s a ->
+Lemma softmax_score a s k : available M s a ->
   score π θ dsoftmax s a k = dh s a k - \sum_b π θ b s * dh s b k.
 Proof.
 move=> sa; rewrite /score /dsoftmax /=; field.
 by have := softmax_pos (h θ) sa; lra.
 Qed.
 
+(* Book: eq-score-chain, prop-score-linear, eq-score-linear *)
 Theorem softmax_score_is_gradient a s : available M s a ->
   gradient_at (fun θ' => ln (π θ' a s)) θ
     (fun k => dh s a k - \sum_b π θ b s * dh s b k).
@@ -194,26 +195,30 @@ apply: functional_extensionality => s; apply: functional_extensionality => a.
 by rewrite /moved; case: andP => // -[/eqP -> /eqP ->].
 Qed.
 
-(** The derivative of ln π(a|s0) by the preference of [a0] is 1 if a = a0, less
-    π(a0|s0). *)
+(** The derivative of ln π(a|s) by the preference of [a0] in [s0]: in the same
+    state it is 1 if a = a0, less π(a0|s0); in any other state it is 0. It is 0
+    too where [a0] is not available. *)
 
 (* Book: prop-score-tabular, eq-score-tabular *)
-Theorem tabular_score a : available M s0 a ->
-  is_derive (fun u => ln (softmax (moved h s0 a0 u) a s0)) (h s0 a0)
-    (ind (a == a0) - softmax h a0 s0).
+Theorem tabular_score a s : available M s a ->
+  is_derive (fun u => ln (softmax (moved h s0 a0 u) a s)) (h s0 a0)
+    (ind (s == s0) *
+     (ind (available M s0 a0) * ind (a == a0) - softmax h a0 s0)).
 Proof.
 move=> sa; apply: gradient_same (softmax_score_is_gradient moved_derivative sa) => k.
-rewrite /dmoved eqxx /= (sum_only (x := a0)) => [|b /negbTE ba].
-  rewrite eqxx /= moved_back /scal /= /mult /=; ring.
-by rewrite ba /= !Rmult_0_r.
+rewrite /dmoved moved_back /scal /= /mult /=.
+case: eqP => [ss|_] /=; last by rewrite sum_zero => [|b]; ring.
+rewrite (sum_only (x := a0)) => [|b /negbTE -> /=]; last by ring.
+rewrite eqxx ss /=; case: eqP => [aa|_] /=; last by ring.
+by rewrite -aa -ss sa /=; ring.
 Qed.
 
-(** The derivative of π(b|s0). *)
+(** The derivative of π(b|s0), the entry of the matrix diag(π) - π π'. *)
 
-(* Book: prop-softmax-jacobian, eq-softmax-jacobian *)
+(* Book, in part: prop-softmax-jacobian, eq-softmax-jacobian *)
 Theorem tabular_jacobian b :
   is_derive (fun u => softmax (moved h s0 a0 u) b s0) (h s0 a0)
-    (softmax h b s0 * (ind (b == a0) - softmax h a0 s0)).
+    (softmax h b s0 * ind (b == a0) - softmax h b s0 * softmax h a0 s0).
 Proof.
 apply: gradient_same (softmax_differentiable moved_derivative b s0) => k.
 rewrite /dsoftmax /dmoved eqxx /= (sum_only (x := a0)) => [|c /negbTE ca].

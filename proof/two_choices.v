@@ -107,7 +107,8 @@ Definition worth γ (s : state) : R :=
   | first => (1 - p) * x + γ * p * q | second => q | over => 0
   end.
 
-(* Book: exm-two-choices, eq-two-choices *)
+(* Book: eq-two-choices *)
+(* Book, in part: exm-two-choices *)
 Theorem two_choices_value γ : 0 <= γ <= 1 ->
   J γ choices (fun s => ind (s == first)) = (1 - p) * x + γ * p * q.
 Proof.

@@ -235,13 +235,38 @@ Definition q γ π s a := lookahead M γ (v γ π) s a.
 
 (** The value is the limit of the expected return of the first n steps. *)
 
-(* Book: prop-values-exist, def-values *)
+(* Book: def-values *)
+(* Book, in part: prop-values-exist *)
 Theorem values_exist γ π s : summable γ π ->
   is_lim_seq (fun n => v_left γ π n s) (v γ π s).
 Proof.
 move=> [γ01 [N [β [β01 tl]]]].
 have /series_limit := total_series γ01 β01 tl (r π) s.
 by apply: is_lim_seq_ext => n; rewrite v_left_sum.
+Qed.
+
+(** How far the value with [n] steps left is from it: what the remaining
+    weight can hold. *)
+
+(* Book: prop-finite-horizon *)
+Theorem finite_horizon_error γ π n s C : summable γ π ->
+  (forall x, Rabs (v γ π x) <= C) ->
+  Rabs (v_left γ π n s - v γ π s) <= γ ^ n * C.
+Proof.
+move=> [γ01 [N [β [β01 tl]]]] vC.
+have -> : v_left γ π n s - v γ π s = - (γ ^ n * E π n (v γ π) s).
+  rewrite (unroll (w := v γ π) n s (total_solves γ01 β01 tl (r π))).
+  by rewrite v_left_sum; ring.
+have g01 := pow_le1 n γ01.
+rewrite Rabs_Ropp Rabs_mult (Rabs_pos_eq (γ ^ n)); last by case: g01.
+apply: Rmult_le_compat_l; first by case: g01.
+apply: Rle_trans (sum_Rabs _) _.
+have C0 : 0 <= C by apply: Rle_trans (Rabs_pos _) (vC s).
+apply: Rle_trans (_ : \sum_x Pr π n s x * C <= _).
+  apply: sum_le => x; rewrite Rabs_mult (Rabs_pos_eq (Pr π n s x)) ?Pr_ge0 //.
+    by apply: Rmult_le_compat_l (vC x); apply: Pr_ge0.
+  exact: Pr_ge0.
+by rewrite -sum_mulr -/(alive π n s); have := alive_le1 π n s; nra.
 Qed.
 
 Lemma v_terminal γ π s : summable γ π -> terminal M s -> v γ π s = 0.
