@@ -33,9 +33,10 @@ Canonical Rmult_comlaw := Monoid.ComLaw Rmult_comm.
 Canonical Rplus_addlaw := Monoid.AddLaw Rmult_plus_distr_r Rmult_plus_distr_l.
 
 (** [\sum_(x : T) f x] is the sum of the numbers [f x] over all elements [x]
-    of the finite type [T]. *)
+    of the finite type [T]. A sum extends as far to the right as it can. *)
 
-Notation "\sum_ ( i : T ) F" := (\big[Rplus/R0]_(i : T) F%R) : R_scope.
+Notation "\sum_ ( i : T ) F" :=
+  (\big[Rplus/R0]_(i : T) F%R) (only parsing) : R_scope.
 Notation "\sum_ ( i < n ) F" := (\big[Rplus/R0]_(i < n) F%R) : R_scope.
 Notation "\sum_ i F" := (\big[Rplus/R0]_i F%R) : R_scope.
 
