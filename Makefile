@@ -3,7 +3,8 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: book test test-portable test-oldest test-newest test-pages test-peers bench lab format lock clean distclean help
+.PHONY: book test test-portable test-oldest test-newest proof test-pages test-peers bench lab format lock clean \
+	distclean help
 
 first_python = $(shell for p in $(1); do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -55,6 +56,10 @@ test-newest: ## The core suite with the newest versions that pip finds, in .venv
 
 test-pages: .venv/pages-installed ## The built book in a real browser: layout, mathematics, search, accessibility, weight
 	$(BIN)/python -m pytest tests/browser
+
+proof: ## Check the machine-checked proofs, once with Coq and once with its second checker
+	@$(require_python)
+	@$(PYTHON) proof/check.py
 
 test-peers: .venv-peers/installed ## Comparisons with other libraries, installed beside, into .venv-peers
 	$(PEERS)/python $(PYTEST) tests/peers
