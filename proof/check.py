@@ -89,17 +89,17 @@ def available() -> bool:
     return shutil.which("coqc") is not None
 
 
-def run(*command: str, cwd: Path = BUILD) -> str:
-    """What a program prints; `ProofError` with what it says where it fails."""
+def run(*command: str, cwd: Path = BUILD) -> tuple[str, str]:
+    """What a program prints, and what it remarks; `ProofError` with both where it fails."""
     result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, encoding="utf-8", check=False)
     if result.returncode:
-        raise ProofError(f"{' '.join(command[:1])} does not accept it:\n{result.stderr or result.stdout}")
-    return result.stdout
+        raise ProofError(f"{command[0]} does not accept it:\n{result.stdout}{result.stderr}")
+    return result.stdout, result.stderr
 
 
 def coqc(path: Path) -> str:
     """Compile one file in the build folder; what it prints."""
-    return run("coqc", *QUIET, "-Q", ".", LIBRARY, path.name, cwd=path.parent)
+    return run("coqc", *QUIET, "-Q", ".", LIBRARY, path.name, cwd=path.parent)[0]
 
 
 def compile_all() -> list[str]:
@@ -135,14 +135,19 @@ def assumptions(names: list[str]) -> set[str]:
     return axioms_in(coqc(path))
 
 
+def axioms_in_summary(summary: str) -> set[str]:
+    """The axioms that `coqchk -o` names, if it names nothing that would be worse than an axiom."""
+    axioms = re.search(r"\* Axioms:(.*?)\n\s*\n", summary, flags=re.S)
+    worse = re.findall(r"^\* (?!Axioms|Theory)[^\n]*:(?! <none>)", summary, flags=re.M)
+    if axioms is None or worse:
+        raise ProofError(f"coqchk finds something unsafe:\n{summary}")
+    return {".".join(name.split(".")[-2:]) for name in axioms[1].split()}
+
+
 def coqchk() -> set[str]:
     """Run the second checker, which shares no elaboration with the first; the axioms of all that is loaded."""
-    printed = run("coqchk", "-silent", "-o", "-Q", ".", LIBRARY, f"{LIBRARY}.{STEMS[-1]}")
-    block = re.search(r"\* Axioms:(.*?)\n\s*\n", printed, flags=re.S)
-    unsafe = re.findall(r"\* (?!Axioms|Theory)([^\n]*): (?!<none>)", printed)
-    if block is None or unsafe:
-        raise ProofError(f"coqchk reports something unsafe:\n{printed}")
-    return {".".join(name.split(".")[-2:]) for name in block[1].split()}
+    _, summary = run("coqchk", "-silent", "-o", "-Q", ".", LIBRARY, f"{LIBRARY}.{STEMS[-1]}")
+    return axioms_in_summary(summary)
 
 
 def main() -> int:

@@ -305,7 +305,8 @@ Lemma v_left_S π n s :
   v_left π n.+1 s = r π s + γ * \sum_x P π s x * v_left π n x.
 Proof. exact: lookahead_policy. Qed.
 
-Lemma v_at_q π T t s : (t < T)%N -> v_at π T t s = \sum_a π a s * q_at π T t s a.
+Lemma v_at_q π T t s : (t < T)%N ->
+  v_at π T t s = \sum_a π a s * q_at π T t s a.
 Proof. by move=> tT; rewrite /q_at /v_at -subnSK. Qed.
 
 (** It is the sum of the expected discounted rewards of the steps: the

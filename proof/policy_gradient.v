@@ -118,12 +118,16 @@ have one s : total γ π (at_ y) s = at_ y s + γ * total γ π (P π ^~ y) s.
     apply: E_ext => x; rewrite (sum_only (x := y)) => [|z /negbTE zy].
       by rewrite /at_ eqxx yl /= !Rmult_1_r.
     by rewrite /at_ zy /= !Rmult_0_r.
-  rewrite /total (Series_incr_1 _ (ex_intro _ _ (total_series γ01 β01 tl (at_ y) s))).
+  have ex := ex_intro _ _ (total_series γ01 β01 tl (at_ y) s).
+  rewrite /total (Series_incr_1 _ ex).
   by rewrite E_0 pow_O Rmult_1_l (is_series_unique _ _ sr').
-rewrite (visitation_series μ y).2 -visitation_expectation => [|x xt]; last first.
+rewrite (visitation_series μ y).2 -visitation_expectation => [|x xt];
+  last first.
   exact: P_terminal.
-under eq_bigr do rewrite one Rmult_plus_distr_l; rewrite sum_plus; congr (_ + _).
-  rewrite (sum_only (x := y)) => [|x /negbTE xy]; last by rewrite /at_ xy /= !Rmult_0_r.
+under eq_bigr do rewrite one Rmult_plus_distr_l; rewrite sum_plus;
+  congr (_ + _).
+  rewrite (sum_only (x := y)) => [|x /negbTE xy];
+    last by rewrite /at_ xy /= !Rmult_0_r.
   by rewrite /at_ eqxx yl /= !Rmult_1_r.
 by rewrite sum_mull; apply: eq_bigr => s _; ring.
 Qed.
@@ -217,7 +221,8 @@ Qed.
     what is divided by 0 has the probability 0. *)
 Lemma dπ_zero a s h : π θ a s = 0 -> dπ a s h = 0.
 Proof.
-by move=> π0; apply: (gradient_minimum h (π_dπ a s)) => θ'; rewrite π0; apply: prob_ge0.
+by move=> π0; apply: (gradient_minimum h (π_dπ a s)) => θ'; rewrite π0;
+  apply: prob_ge0.
 Qed.
 
 (** ** A fixed number of steps
@@ -350,7 +355,8 @@ Lemma change_gradient x : gradient_at
   (fun θ' => f θ' x + γ * \sum_y P (π θ') x y * u y) θ (change x).
 Proof.
 apply: gradient_plus (f_df x) (gradient_scal _ _); apply: gradient_sum => y.
-apply: (gradient_ext (f := fun θ' => u y * P (π θ') x y)) => [θ'|]; first by ring.
+apply: (gradient_ext (f := fun θ' => u y * P (π θ') x y)) => [θ'|];
+  first by ring.
 apply: gradient_same (gradient_scal (u y) (P_gradient x y)) => h; ring.
 Qed.
 
@@ -465,7 +471,8 @@ have B0 : 0 <= B by apply: B_ge0.
 set n := INR #|State|.
 have n0 : 0 <= n by apply: pos_INR.
 have δ0 : 0 < ε / (B * n + 1).
-  by apply: Rdiv_lt_0_compat; [exact: cond_pos|have := Rmult_le_pos _ _ B0 n0; lra].
+  have := Rmult_le_pos _ _ B0 n0 => ?.
+  by apply: Rdiv_lt_0_compat; [exact: cond_pos|lra].
 have small : locally θ (fun θ' => forall x,
     Rabs (fault θ' x) <= ε / (B * n + 1) * norm (minus θ' θ)).
   by apply: filter_finite => x; apply: (fault_small x (mkposreal _ δ0)).
@@ -544,7 +551,8 @@ Theorem policy_gradient γ μ : summable γ (π θ) ->
     \sum_s η γ (π θ) μ s * \sum_a q γ (π θ) s a * dπ a s h).
 Proof.
 move=> sm; apply: gradient_same; last first.
-  by apply: gradient_sum => s; apply: (gradient_scal (μ s)); apply: value_gradient sm.
+  by apply: gradient_sum => s; apply: (gradient_scal (μ s));
+    apply: value_gradient sm.
 move=> h /=; case: sm => γ01 [N [β [β01 tl]]].
 rewrite (visitation_expectation γ01 β01 tl) // => s; exact: g_terminal.
 Qed.

@@ -192,11 +192,13 @@ exact: Rmult_assoc.
 Qed.
 
 Lemma expectation_ext π T s X Y :
-  (forall τ, size τ = T -> X τ = Y τ) -> expectation π T s X = expectation π T s Y.
+  (forall τ, size τ = T -> X τ = Y τ) ->
+    expectation π T s X = expectation π T s Y.
 Proof. by move=> XY; apply: eq_bigr => τ _; rewrite XY // size_tuple. Qed.
 
 Lemma expectation_plus π T s X Y :
-  expectation π T s (fun τ => X τ + Y τ) = expectation π T s X + expectation π T s Y.
+  expectation π T s (fun τ => X τ + Y τ) =
+    expectation π T s X + expectation π T s Y.
 Proof. by rewrite /expectation -sum_plus; apply: eq_bigr => τ _; ring. Qed.
 
 Lemma expectation_scal π T s c X :
@@ -279,7 +281,8 @@ rewrite (sum_step_Pr π s (fun z => reward_of z + γ * v_left γ π T (next s z)
 have -> : ind (terminal M s) * (reward_of None + γ * v_left γ π T s) = 0.
   case: (boolP (terminal M s)) => st; last by rewrite Rmult_0_l.
   suff -> : v_left γ π T s = 0 by rewrite /=; ring.
-  by case: (T) => //= n; apply: sum_zero => a; rewrite prob_terminal // Rmult_0_l.
+  by case: (T) => //= n; apply: sum_zero => a;
+    rewrite prob_terminal // Rmult_0_l.
 exact: Rplus_0_l.
 Qed.
 
@@ -296,7 +299,9 @@ Definition score s a (h : V) : R := dπ a s h / π θ a s.
 (* Book: def-score, eq-score *)
 Theorem score_is_gradient s a : 0 < π θ a s ->
   gradient_at (fun θ' => ln (π θ' a s)) θ (score s a).
-Proof. by move=> pos; apply: gradient_chain (is_derive_ln _ pos) (π_dπ a s). Qed.
+Proof.
+by move=> pos; apply: gradient_chain (is_derive_ln _ pos) (π_dπ a s).
+Qed.
 
 Lemma prob_score s a h : π θ a s * score s a h = dπ a s h.
 Proof.
@@ -361,7 +366,8 @@ have end_ : terminal M s -> dv_left π θ dπ γ T s h = 0.
   - by rewrite (dπ_unavailable π_dπ) ?Rmult_0_r // terminal_unavailable.
 have -> : ind (terminal M s) *
     (first None + c * γ * dv_left π θ dπ γ T (next s None) h) = 0.
-  rewrite /first /=; case: (boolP (terminal M s)) => [st|_]; last by rewrite /ind; ring.
+  rewrite /first /=; case: (boolP (terminal M s)) => [st|_];
+    last by rewrite /ind; ring.
   by rewrite end_ //; ring.
 rewrite Rplus_0_l dv_left_S.
 have -> : c * ((\sum_a lookahead M γ (v_left γ (π θ) T) s a * dπ a s h) +
@@ -430,7 +436,8 @@ Lemma episode_weight_sum μ T : \sum_s μ s = 1 ->
   \sum_(e : State * T.-tuple step) episode_weight μ e = 1.
 Proof.
 move=> <-.
-rewrite -(pair_bigA _ (fun s (τ : T.-tuple step) => μ s * Pr_trajectory (π θ) s τ)) /=.
+rewrite -(pair_bigA _ (fun s (τ : T.-tuple step) =>
+  μ s * Pr_trajectory (π θ) s τ)) /=.
 apply: eq_bigr => s _; rewrite -sum_mull -[RHS]Rmult_1_r; congr (_ * _).
 rewrite -[RHS](trajectories_sum (π θ) T s 1).
 by apply: eq_bigr => τ _; rewrite Rmult_1_r.
@@ -473,7 +480,9 @@ Theorem reinforce_batch_covariance γ b μ T N h k :
     (/ INR N * (\sum_(i < N) X h (draws i)) - one (X h)) *
     (/ INR N * (\sum_(i < N) X k (draws i)) - one (X k))) =
   / INR N * one (fun e => (X h e - one (X h)) * (X k e - one (X k))).
-Proof. by move=> N0 μ1; apply: (batch_covariance (episode_weight_sum T μ1)). Qed.
+Proof.
+by move=> N0 μ1; apply: (batch_covariance (episode_weight_sum T μ1)).
+Qed.
 
 (** A baseline that is a function of the state. *)
 Corollary reinforce_unbiased_state_baseline γ (b : State -> R) μ T :
@@ -613,7 +622,8 @@ have next_over x : P (π θ) s x = 0 \/ alive (π θ) T.+1 x = 0.
   have terms := @term_le_sum _ (fun x => P (π θ) s x * alive (π θ) T.+1 x) x
     (fun x => Rmult_le_pos _ _ (P_ge0 _ _ _) (alive_ge0 _ _ _)).
   apply: Rmult_integral; move: terms; rewrite -alive_S over => le0.
-  by apply: Rle_antisym => //; apply: Rmult_le_pos; [exact: P_ge0|exact: alive_ge0].
+  by apply: Rle_antisym => //; apply: Rmult_le_pos;
+    [exact: P_ge0|exact: alive_ge0].
 have same (w w' : State -> R) :
     (forall x, alive (π θ) T.+1 x = 0 -> w x = w' x) ->
     \sum_x P (π θ) s x * w x = \sum_x P (π θ) s x * w' x.
@@ -632,7 +642,8 @@ rewrite !lookahead_expected; congr ((_ + _ * _) * _); apply: eq_bigr => x _.
 case: (next_over x) => [Px0|/(IH n x Tn) [-> _] //].
 suff -> : transition M x s a = 0 by rewrite !Rmult_0_l.
 have trans0 b : 0 <= π θ b s * transition M x s b.
-  case: (boolP (available M s b)) => sb; last by rewrite prob_support // Rmult_0_l; lra.
+  case: (boolP (available M s b)) => sb;
+    last by rewrite prob_support // Rmult_0_l; lra.
   by apply: Rmult_le_pos (prob_ge0 _ _ _) _; apply: sum_ge0 => r'; apply: p_ge0.
 have := @term_le_sum _ (fun b => π θ b s * transition M x s b) a trans0.
 rewrite -/(P (π θ) s x) Px0 => le0.

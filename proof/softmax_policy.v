@@ -84,7 +84,8 @@ Definition dsoftmax a s (k : V) : R :=
   π θ a s * (dh s a k - \sum_b π θ b s * dh s b k).
 
 Lemma weight_gradient s a :
-  gradient_at (fun θ' => weight (h θ') s a) θ (fun k => weight (h θ) s a * dh s a k).
+  gradient_at (fun θ' => weight (h θ') s a) θ (fun k =>
+    weight (h θ) s a * dh s a k).
 Proof.
 rewrite /weight; apply: gradient_same; last first.
   exact: gradient_scal (gradient_chain (is_derive_exp _) (h_dh s a)).
@@ -148,7 +149,8 @@ Theorem softmax_gradient γ μ : summable γ (π θ) ->
   gradient_at (fun θ' => J γ (π θ') μ) θ (fun k =>
     \sum_s \sum_a η γ (π θ) μ s * π θ a s * advantage γ (π θ) s a * dh s a k).
 Proof.
-move=> sm; apply: gradient_same (policy_gradient softmax_differentiable μ sm) => k.
+move=> sm; apply: gradient_same (policy_gradient softmax_differentiable μ sm)
+  => k.
 apply: eq_bigr => s _; rewrite -[RHS]Rmult_1_l.
 have -> : \sum_a q γ (π θ) s a * dsoftmax a s k =
     \sum_a π θ a s * advantage γ (π θ) s a * dh s a k.
@@ -205,7 +207,8 @@ Theorem tabular_score a s : available M s a ->
     (ind (s == s0) *
      (ind (available M s0 a0) * ind (a == a0) - softmax h a0 s0)).
 Proof.
-move=> sa; apply: gradient_same (softmax_score_is_gradient moved_derivative sa) => k.
+move=> sa; apply: gradient_same (softmax_score_is_gradient moved_derivative sa)
+  => k.
 rewrite /dmoved moved_back /scal /= /mult /=.
 case: eqP => [ss|_] /=; last by rewrite sum_zero => [|b]; ring.
 rewrite (sum_only (x := a0)) => [|b /negbTE -> /=]; last by ring.

@@ -15,7 +15,8 @@ Open Scope R_scope.
 
 (** [ring], where Coquelicot has hidden that the equation is one between real
     numbers. *)
-Ltac real_ring := match goal with |- @eq _ ?x ?y => change (@eq R x y); ring end.
+Ltac real_ring :=
+  match goal with |- @eq _ ?x ?y => change (@eq R x y); ring end.
 
 (** ** Sums
 
@@ -305,7 +306,8 @@ Proof.
 have shift : is_series a l <-> is_lim_seq (fun n => \sum_(t < n.+1) a t) l.
   by split=> al; [apply: (is_lim_seq_ext (sum_n a))|
     apply: (is_lim_seq_ext _ (sum_n a) l _ al)] => // n; rewrite sum_n_ord.
-by rewrite shift; symmetry; apply: (is_lim_seq_incr_1 (fun n => \sum_(t < n) a t)).
+by rewrite shift; symmetry; apply: (is_lim_seq_incr_1 (fun n =>
+  \sum_(t < n) a t)).
 Qed.
 
 Lemma limit_unique (u : nat -> R) (l l' : R) :
@@ -343,7 +345,8 @@ move=> a0 [A aA] b0 blim; have Slim := (series_limit a A).1 aA.
 pose S n := \sum_(t < n) a t.
 have SS n : S n.+1 = S n + a n by rewrite /S sum_recr.
 have SA n : S n <= A.
-  by apply: (is_lim_seq_incr_compare S A Slim) => k; rewrite SS; move: (a0 k); lra.
+  by apply: (is_lim_seq_incr_compare S A Slim) => k; rewrite SS; move: (a0 k);
+    lra.
 have A0 : 0 <= A by have := SA 0%N; rewrite /S big_ord0.
 have [C [C0 bC]] : exists C, 0 <= C /\ forall n, b n <= C.
   have [N bN] := limit_elim blim Rlt_0_1.
@@ -370,11 +373,13 @@ have mn : (m <= n)%N by apply: leq_trans mKn; apply: leq_addr.
 apply: Rle_lt_trans (_ : \sum_(t < n) (ε / 2 / (A + 1) * a t +
     C * (a t * ind (m <= t)%N)) < _).
   apply: sum_le => t; case: (leqP m t) => mt.
-    rewrite /= Rmult_1_r; have := Rmult_le_compat_l _ _ _ (a0 t) (bC (n - t.+1)%N).
+    rewrite /= Rmult_1_r.
+    have := Rmult_le_compat_l _ _ _ (a0 t) (bC (n - t.+1)%N).
     have := Rmult_le_pos _ _ (Rlt_le _ _ δ0) (a0 t); lra.
   rewrite /= !Rmult_0_r Rplus_0_r Rmult_comm; apply: Rmult_le_compat_r => //.
   have /bK : (K <= n - t.+1)%N.
-    by rewrite leq_subRL ?(leq_trans mt mn) //; apply: leq_trans mKn; rewrite leq_add2r.
+    by rewrite leq_subRL ?(leq_trans mt mn) //; apply: leq_trans mKn;
+      rewrite leq_add2r.
   by rewrite Rminus_0_r => /Rabs_def2 [? _]; lra.
 rewrite sum_plus -!sum_mull (tail_m n mn) -/(S n).
 have small : S n - S m < ε / 2 / (C + 1).

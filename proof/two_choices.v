@@ -93,7 +93,8 @@ Qed.
 
 Lemma choices_end s : alive choices 3 s = 0.
 Proof.
-by rewrite !(alive_S, P_choices); case: s => [[]|] /=; rewrite ?P_choices /=; ring.
+by rewrite !(alive_S, P_choices); case: s => [[]|] /=; rewrite ?P_choices /=;
+  ring.
 Qed.
 
 Lemma choices_summable γ : 0 <= γ <= 1 -> summable γ choices.

@@ -46,7 +46,8 @@ Definition surely_terminates π :=
 Lemma tail_of_each π : (forall s, exists n, alive π n s < 1) ->
   exists N β, 0 <= β < 1 /\ tail 1 π N β.
 Proof.
-move=> each; have [|N N1] := @finite_bound _ (fun s n => alive π n s < 1) _ each.
+move=> each; have [|N N1] := @finite_bound _ (fun s n =>
+  alive π n s < 1) _ each.
   by move=> s m n mn m1; apply: Rle_lt_trans m1; apply: alive_monotone.
 have [β [β01 Nβ]] := finite_less1 N1.
 by exists N, β; split=> // s; rewrite pow1 Rmult_1_l.
@@ -180,7 +181,9 @@ Qed.
 Arguments total_series : clear implicits.
 (** What is left after n steps tends to 0. *)
 Lemma remainder_vanishes f s : is_lim_seq (fun n => γ ^ n * E π n f s) 0.
-Proof. by apply: ex_series_lim_0; exists (total γ π f s); apply: total_series. Qed.
+Proof.
+by apply: ex_series_lim_0; exists (total γ π f s); apply: total_series.
+Qed.
 
 Arguments remainder_vanishes : clear implicits.
 
@@ -195,7 +198,8 @@ have whole : is_series (fun t => γ ^ t.+1 * E π t.+1 f s)
     by apply: eq_bigr => x _; ring.
   apply: (is_series_scal_l γ); apply: is_series_sum => x.
   by apply: (is_series_scal_l (P π s x)); apply: total_series.
-apply: is_series_unique; have -> : f s = γ ^ 0 * E π 0 f s by rewrite E_0 /=; ring.
+apply: is_series_unique.
+have -> : f s = γ ^ 0 * E π 0 f s by rewrite E_0 /=; ring.
 by rewrite Rplus_comm; apply: is_series_decr_1;
   rewrite /plus /opp /= Rplus_assoc Rplus_opp_r Rplus_0_r.
 Qed.
@@ -298,18 +302,21 @@ Proof. by move=> sm s; rewrite {1}(state_value s sm). Qed.
 Theorem bellman_unique γ π w : summable γ π -> bellman γ π w ->
   forall s, w s = v γ π s.
 Proof.
-by move=> [γ01 [N [β [β01 tl]]]] /bellman_solves; apply: (total_unique γ01 β01 tl).
+by move=> [γ01 [N [β [β01 tl]]]] /bellman_solves;
+  apply: (total_unique γ01 β01 tl).
 Qed.
 
 (** [I - γ P] is invertible if for every right-hand side there is exactly one
     solution. *)
 Definition invertible γ π := forall f,
-  exists w, solves γ π f w /\ forall w', solves γ π f w' -> forall s, w' s = w s.
+  exists w, solves γ π f w /\ forall w', solves γ π f w' ->
+    forall s, w' s = w s.
 
 Lemma summable_invertible γ π : summable γ π -> invertible γ π.
 Proof.
 move=> [γ01 [N [β [β01 tl]]]] f; exists (total γ π f).
-by split; [exact: total_solves γ01 β01 tl f|move=> w'; exact: (total_unique γ01 β01 tl)].
+split; first exact: total_solves γ01 β01 tl f.
+by move=> w'; exact: (total_unique γ01 β01 tl).
 Qed.
 
 (* Book: thm-bellman-discounted *)
@@ -349,7 +356,8 @@ split; last first.
   - exact: bellman_equation.
 split; last by move=> /summable_ending; apply: summable_invertible.
 move=> inv.
-have lim s : is_lim_seq (fun n => alive π n s) (real (Lim_seq (fun n => alive π n s))).
+have lim s : is_lim_seq (fun n => alive π n s)
+    (real (Lim_seq (fun n => alive π n s))).
   apply: Lim_seq_correct'; apply: (ex_finite_lim_seq_decr _ 0) => n.
     exact: alive_decr.
   exact: alive_ge0.
@@ -360,7 +368,8 @@ have fixed : solves 1 π (fun=> 0) x.
   rewrite Rplus_0_l Rmult_1_l.
   apply: (is_lim_seq_ext (fun n => \sum_y P π s y * alive π n y)) => [n|].
     by rewrite alive_S.
-  by apply: is_lim_seq_sum => y; exact: (is_lim_seq_scal_l _ (P π s y) (x y) (lim y)).
+  by apply: is_lim_seq_sum => y;
+    exact: (is_lim_seq_scal_l _ (P π s y) (x y) (lim y)).
 have zero : solves 1 π (fun=> 0) (fun=> 0).
   by move=> s; rewrite sum_zero; [ring|move=> y; rewrite Rmult_0_r].
 have [w [_ only]] := inv (fun=> 0).
@@ -379,15 +388,18 @@ Proof.
 elim: short t => [|y ys IH] t.
   move=> _ /= tt; rewrite alive_S sum_zero => [|x]; first by lra.
   by rewrite P_terminal // Rmult_0_l.
-rewrite /= => /andP[]; rewrite /can_step; case: Rlt_dec => // step _ /IH more /more less.
+rewrite /= => /andP[]; rewrite /can_step;
+  case: Rlt_dec => // step _ /IH more /more less.
 rewrite alive_S.
 have whole : \sum_x P π t x * alive π (size ys).+1 x =
     (\sum_x P π t x) - \sum_x P π t x * (1 - alive π (size ys).+1 x).
   by rewrite -sum_minus; apply: eq_bigr => x _; ring.
 have one : P π t y * (1 - alive π (size ys).+1 y) <=
     \sum_x P π t x * (1 - alive π (size ys).+1 x).
-  apply: (@term_le_sum _ (fun x => P π t x * (1 - alive π (size ys).+1 x))) => x.
-  by apply: Rmult_le_pos; [exact: P_ge0|have := alive_le1 π (size ys).+1 x; lra].
+  apply: (term_le_sum (f := fun x =>
+    P π t x * (1 - alive π (size ys).+1 x))) => x.
+  have := alive_le1 π (size ys).+1 x => ?.
+  by apply: Rmult_le_pos; [exact: P_ge0|lra].
 have row : \sum_x P π t x <= 1 by rewrite P_row /ind; case: (~~ _) => /=; lra.
 have pos : 0 < P π t y * (1 - alive π (size ys).+1 y).
   by apply: Rmult_lt_0_compat; lra.
@@ -414,7 +426,8 @@ have [β [β01 nβ]] := finite_less1 n1.
 have tl : tail 1 π n β by move=> s; rewrite pow1 Rmult_1_l.
 have γ01 : 0 <= 1 <= 1 by lra.
 split.
-  move=> s; apply: is_lim_seq_ext (remainder_vanishes γ01 β01 tl (fun=> 1) s) => m.
+  move=> s; apply: is_lim_seq_ext (remainder_vanishes γ01 β01 tl (fun=> 1) s)
+    => m.
   by rewrite pow1 Rmult_1_l /E /alive; apply: eq_bigr => x _; ring.
 exists (1 - β); split; first by lra.
   move=> k s; apply: Rle_trans (alive_decr _ _ _) _.
@@ -428,7 +441,8 @@ exists (1 - β); split; first by lra.
 move=> s; have [ex le_B] := weight_series γ01 β01 tl s.
 have ex1 : ex_series (fun t => alive π t s).
   by apply: ex_series_ext ex => t; rewrite pow1 Rmult_1_l.
-have exS : ex_series (fun t => alive π t.+1 s) by apply/(ex_series_incr_1 (fun t => alive π t s)).
+have exS : ex_series (fun t => alive π t.+1 s).
+  by apply/(ex_series_incr_1 (fun t => alive π t s)).
 split=> //; apply: Rle_trans (_ : Series (fun t => alive π t s) <= _).
   by apply: Series_le => // t; split; [exact: alive_ge0|exact: alive_decr].
 apply: Rle_trans (_ : Series (fun t => 1 ^ t * alive π t s) <= _).

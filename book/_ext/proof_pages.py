@@ -33,7 +33,8 @@ ENDS = {"Qed.", "Defined."}
 def load_check() -> ModuleType:
     """`proof/check.py`, which needs nothing but Python and Coq."""
     spec = spec_from_file_location("proof_check", ROOT / "proof" / "check.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = sys.modules[spec.name] = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -156,6 +157,11 @@ def coloured(code: str) -> str:
     return highlight(code, get_lexer_by_name("coq"), HtmlFormatter(nowrap=True)).rstrip("\n")
 
 
+def shown_code(code: str) -> str:
+    """Code in a box."""
+    return f'<div class="highlight"><pre>{coloured(code)}</pre></div>'
+
+
 def prose(comment: str) -> str:
     """A comment for readers as MyST; the title of the file is left to its page."""
     text = re.sub(r"\(\*\*|\*\)", "", comment)
@@ -198,8 +204,7 @@ def shown(item: Item, after: list[str] | None) -> str:
         return prose(item.prose)
     labels = ", ".join(reference(label) + (" in part" if part else "") for label, part in item.labels)
     anchor = f' id="coq-{html.escape(item.name)}"' if item.name else ""
-    block = f'<div class="highlight coq"{anchor}><pre>{coloured(item.code)}</pre>'
-    block += (shown_proof(item, after) if item.steps else "") + "</div>"
+    block = f'<div class="coq"{anchor}>{shown_code(item.code)}{shown_proof(item, after) if item.steps else ""}</div>'
     return (f"In the book: {labels}\n\n" if labels else "") + raw(block)
 
 
@@ -220,18 +225,34 @@ def fill_page(app: Sphinx, docname: str, source: list[str]) -> None:
         source[0] = source[0].replace("%%proof%%", page(stem))
 
 
+def assumed(stem: str, name: str) -> list[str]:
+    """What the open sections of a file assume at the place of a statement."""
+    open_sections: list[list[str]] = [[]]
+    for item in contents(stem):
+        if item.name == name:
+            return [command for section in open_sections for command in section]
+        for sentence in check.sentences(item.code):
+            if sentence.text.startswith("Section "):
+                open_sections.append([])
+            elif sentence.text.startswith("End "):
+                open_sections.pop()
+            elif re.match(r"Context|Variable|Hypothes", sentence.text):
+                open_sections[-1].append(sentence.text)
+    raise KeyError(f"{stem}.{name} is not in the proof")
+
+
 class CoqStatement(SphinxDirective):
     """A statement of the proof, by its file and name: `mdp.finite_horizon_value`."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """The statement, from the source, and a link to its proof."""
+        """The statement, from the source, with what its sections assume, and a link to its proof."""
         stem, _, name = self.arguments[0].partition(".")
-        item = next((item for item in contents(stem) if item.name == name), None)
-        if item is None:
-            raise self.error(f"{self.arguments[0]} is not in the proof")
-        block = f'<div class="highlight coq"><pre>{coloured(item.code)}</pre></div>'
+        context = "\n".join(assumed(stem, name))
+        statement = next(item.code for item in contents(stem) if item.name == name)
+        block = f'<div class="coq coq-context">{shown_code(context)}</div>' if context else ""
+        block += f'<div class="coq">{shown_code(statement)}</div>'
         link = nodes.reference("", "", nodes.literal("", name), refuri=f"proof/{stem}.html#coq-{name}", internal=True)
         return [nodes.raw("", block, format="html"), nodes.paragraph("", "", link, classes=["proof-link"])]
 
@@ -241,8 +262,12 @@ class CoqGoals(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """One sentence."""
-        with_goals = "The pages below were made with Coq at hand: each step of a proof unfolds the goals that it leaves."
-        without = "These pages were made on a machine without Coq: they show the steps of the proofs, but not the goals."
+        with_goals = (
+            "The pages below were made with Coq at hand: each step of a proof unfolds the goals that it leaves."
+        )
+        without = (
+            "These pages were made on a machine without Coq: they show the steps of the proofs, but not the goals."
+        )
         return [nodes.paragraph("", with_goals if check.available() else without)]
 
 
@@ -260,14 +285,14 @@ def add_links(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             line += nodes.Text(", ") if number else nodes.Text("")
             uri = f"{app.builder.get_relative_uri(docname, PAGE + stem)}#coq-{name}"
             line += nodes.reference("", "", nodes.literal("", name), refuri=uri, internal=True)
-        node += line
+        node.append(line)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the extension."""
     app.add_directive("coq-statement", CoqStatement)
     app.add_directive("coq-goals", CoqGoals)
-    app.add_css_file("proof.css")
+    app.add_css_file("coq.css")
     app.connect("source-read", fill_page)
     app.connect("doctree-resolved", add_links)
     if not check.available():
