@@ -28,9 +28,6 @@ ALLOWED = {
     "Classical_Prop.classic",
 }
 QUIET = ["-q", "-w", "-notation-overridden,-ambiguous-paths,-parsing"]
-STATEMENT = re.compile(
-    r"(?:Lemma|Theorem|Corollary|Definition|Fixpoint|Record|Notation|Canonical|Ltac|Let|Variables?|Hypothes[ie]s)\b"
-)
 
 
 class ProofError(Exception):
