@@ -646,7 +646,18 @@ Qed.
 
 End Corollaries.
 
-(** For one real parameter, in the words of calculus. *)
+(** In the words of calculus: the derivative along any direction, which for a
+    unit vector of R^d is a partial derivative; and the derivative by a single
+    real parameter. *)
+Corollary policy_gradient_direction γ (V : NormedModule R_AbsRing)
+    (π : V -> policy M) (θ : V) dπ μ h :
+  summable γ (π θ) -> differentiable_policy π θ dπ ->
+  is_derive (fun u : R => J γ (π (plus θ (scal u h))) μ) 0
+    (\sum_s η γ (π θ) μ s * \sum_a q γ (π θ) s a * dπ a s h).
+Proof.
+by move=> sm π_dπ; exact: gradient_along h (policy_gradient π_dπ μ sm).
+Qed.
+
 Corollary policy_gradient_one_parameter γ (π : R -> policy M) (θ : R)
     (dπ : Action -> State -> R) μ :
   summable γ (π θ) -> (forall a s, is_derive (fun u => π u a s) θ (dπ a s)) ->
