@@ -60,13 +60,21 @@
     all(BOXES.join()).forEach(mark);
   };
 
+  // Once a frame, for a click may open many folds.
+  let due = 0;
+  const soon = () => {
+    cancelAnimationFrame(due);
+    due = requestAnimationFrame(look);
+  };
+
   window.addEventListener("load", () => {
     for (const summary of document.querySelectorAll(".bd-sidebar-primary summary")) {
       summary.setAttribute("aria-label", `Pages of ${summary.closest("li").querySelector("a").textContent.trim()}`);
     }
     look();
-    document.addEventListener("toggle", look, true); // what was folded had no width
-    window.MathJax?.startup?.promise.then(() => {
+    document.addEventListener("toggle", soon, true); // what was folded had no width
+    // A page without formulas has no MathJax to wait for.
+    Promise.resolve(window.MathJax?.startup?.promise).then(() => {
       look();
       new ResizeObserver(look).observe(document.querySelector(".bd-article-container") ?? document.body);
     });
