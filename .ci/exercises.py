@@ -11,6 +11,7 @@ import functools
 import re
 import sys
 from collections import Counter
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,7 +128,8 @@ def plain(text: str) -> str:
 
 
 def stub(source: str, used: set[str]) -> str:
-    """The blank for a cell: the heads of its functions, and the names that are `used` without their values."""
+    """The blank for a cell: its first comment, heads of functions, the names that are `used`, without values."""
+    comment = "".join(takewhile(lambda line: line.startswith("#"), source.splitlines(keepends=True)))
     parts = []
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef):
@@ -137,19 +139,19 @@ def stub(source: str, used: set[str]) -> str:
         elif isinstance(node, ast.Assign):
             names = [target.id for target in node.targets if isinstance(target, ast.Name)]
             parts += [f"{name} = ..." for name in names if name in used]
-    return "\n\n\n".join(parts) if "def " in "".join(parts) else "\n".join(parts)
+    return comment + ("\n\n\n" if "def " in "".join(parts) else "\n").join(parts)
 
 
 def introduction(chapter: Path) -> str:
     """The first cell: what this is, and how to get the package."""
     title = next(line for line in cells_of(chapter)[0].source.splitlines() if line.startswith("# "))
     url = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
-    package = f"pgtheory[book] @ git+{url}" if url else ".[book]"
-    where = "" if url else ", run in a copy of the book's repository, whose `make lab` needs nothing else"
+    install = f'`pip install "pgtheory[book] @ git+{url}"`' if url else '`make lab`, or `pip install ".[book]"`'
+    where = "" if url else " in a copy of the book's repository"
     return (
         f"{title}: exercises\n\n"
-        f'These are exercises with blanks (`...`). They need the package `pgtheory`: `pip install "{package}"`{where}. '
-        "Fill in a blank, run it, then run the check below it: it says whether it is right, or what went wrong. "
+        f"These are exercises with blanks (`...`). They need the package `pgtheory`: {install}{where}. "
+        "Fill in a blank, run it, then run the check below it: it says whether the answer is right, or what is wrong. "
         "The solutions are in the chapter."
     )
 

@@ -161,7 +161,7 @@ def test_each_mistake_of_a_solution_is_diagnosed(path: Path) -> None:
             "def f(x, *, y=1):\n    ...\n\n\ndef g():\n    ...",
         ),
         ("a = 1\nb = 2\nc = a + b", "a = ...\nc = ..."),
-        ("import math\na = math.pi", "import math\na = ..."),
+        ("# pi\nimport math\n\na = math.pi  # b", "# pi\nimport math\na = ..."),
     ],
 )
 def test_a_blank_keeps_heads_imports_and_the_names_that_a_check_uses(source: str, blank: str) -> None:
