@@ -14,8 +14,8 @@ def check_answer(
 ) -> Report:
     """Check the answer of an exercise against the right one, and against what known slips would give.
 
-    Numbers, tensors and nested lists of numbers agree if they have the same shape and differ by at most `atol`, plus `rtol`
-    times the size of what is right; NaN agrees with NaN. The report does not show what is right.
+    Numbers, tensors and nested lists of numbers agree if they have the same shape and differ by at most
+    `atol`, plus `rtol` times the size of what is right; NaN agrees with NaN. The report does not show what is right.
 
     .. no equation: it compares two results
 
