@@ -3,7 +3,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: book test test-portable test-oldest test-newest proof test-pages test-peers bench lab format lock clean \
+.PHONY: book test test-portable test-oldest test-newest proof test-pages test-peers bench exercises lab format lock clean \
 	distclean help
 
 first_python = $(shell for p in $(1); do \
@@ -66,6 +66,9 @@ test-peers: .venv-peers/installed ## Comparisons with other libraries, installed
 
 bench: .venv-peers/installed ## Speed against other libraries, with the floors that are promised
 	env -u OMP_NUM_THREADS $(PEERS)/python -m benchmarks --strict
+
+exercises: .venv/installed ## Write a notebook of exercises with blanks for each chapter, for teaching
+	@$(BIN)/python .ci/exercises.py
 
 lab: .venv/lab-installed ## Open the chapters in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=book

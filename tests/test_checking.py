@@ -22,6 +22,7 @@ from pgtheory.checking import (
     Report,
     UnknownForm,
     WrongImplementation,
+    check_answer,
     check_returns,
     learning_curve,
     mistakes,
@@ -256,6 +257,15 @@ REFUSED = [
         ValueError,
         "step_size must be positive, not 0",
         id="no-step-size",
+    ),
+    pytest.param(lambda: check_answer("two", 2.0), TypeError, "a list of numbers, not str", id="answer-text"),
+    pytest.param(lambda: check_answer(None, 2.0), TypeError, "a list of numbers, not NoneType", id="answer-nothing"),
+    pytest.param(lambda: check_answer([[1], 2], 2.0), TypeError, "parts of different shapes", id="answer-ragged"),
+    pytest.param(
+        lambda: check_answer(1.0, 2.0, {"as right": 2}),
+        ValueError,
+        "'as right'] gives the right answer",
+        id="slip-right",
     ),
 ]
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from pgtheory.checking._answers import check_answer
 from pgtheory.checking._learning import learning_curve
 from pgtheory.checking.catalogue import CHECKS, mistakes
 from pgtheory.checking.report import Counterexample, Mistake, Report, Source, UnknownForm, WrongImplementation
@@ -14,6 +15,7 @@ __all__ = [
     "Source",
     "UnknownForm",
     "WrongImplementation",
+    "check_answer",
     "learning_curve",
     "mistakes",
 ]
