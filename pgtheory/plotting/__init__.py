@@ -59,7 +59,7 @@ from pgtheory.plotting._moves import (
     move_value_iteration,
     move_values,
 )
-from pgtheory.plotting._moving import Moving
+from pgtheory.plotting._moving import Control, Mark, Moving, Panel
 from pgtheory.plotting._theme import FAINT, PALETTE, PAPER, Colour, Drawing, color
 
 __all__ = [
@@ -67,8 +67,11 @@ __all__ = [
     "PALETTE",
     "PAPER",
     "Colour",
+    "Control",
     "Drawing",
+    "Mark",
     "Moving",
+    "Panel",
     "color",
     "draw_mdp",
     "icons_of",

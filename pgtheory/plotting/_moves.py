@@ -18,7 +18,6 @@ from pgtheory.returns import discount_factors, effective_horizon, returns_to_go
 from pgtheory.surrogates import clipped_surrogate
 from pgtheory.value_functions import (
     bellman_optimality,
-    greedy_policy,
     one_step_lookahead,
     optimal_values,
     state_values,
@@ -178,8 +177,8 @@ def move_value_iteration(mdp: FiniteMDP, gamma: float, n_steps: int, *, columns:
     values, best = torch.stack(iterates), optimal_values(mdp, gamma)
     q = one_step_lookahead(mdp, values, gamma)
     greedy = q > q.amax(-1, keepdim=True) - 1e-9
-    found = (torch.stack([greedy_policy(mdp, v, gamma) for v in values]) * one_step_lookahead(mdp, best, gamma)).sum(-1)
-    right = (found > best - 1e-9).sum(-1)
+    optimal = one_step_lookahead(mdp, best, gamma) > best[:, None] - 1e-9
+    right = (optimal | ~greedy).all(-1).sum(-1)
     directions = {"north": "↑", "south": "↓", "east": "→", "west": "←"}
     letters = [directions[name] for name in mdp.action_names or ()]
     arrows = [[_arrows(letters, cell) for cell in k] for k in greedy.tolist()]
@@ -189,7 +188,7 @@ def move_value_iteration(mdp: FiniteMDP, gamma: float, n_steps: int, *, columns:
     error = (values - best).abs().amax(-1)
     says = {
         "largest error": _numbers(error),
-        "cells whose greedy action is optimal": [f"{n} of {mdp.n_states}" for n in right.tolist()],
+        "cells whose greedy actions are all optimal": [f"{n} of {mdp.n_states}" for n in right.tolist()],
     }
     alt = f"A grid of {mdp.n_states} cells with their values after {start} steps, and arrows for the greedy actions."
     control = Control("step k", [str(k) for k in range(n_steps + 1)], start, "play")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from pgtheory.plotting._theme import FAINT, PALETTE, PAPER
 
@@ -86,8 +86,8 @@ class Mark:
     """
 
     kind: Literal["line", "dots", "bars", "rows", "cells", "words"]
-    x: ArrayLike
-    y: ArrayLike
+    x: Any
+    y: Any
     color: str = "exact"
     panel: int = 0
     width: float = 2.0
@@ -182,7 +182,7 @@ class Moving:
         panels: Sequence[Panel],
         marks: Mapping[str, Mark],
         *,
-        says: Mapping[str, ArrayLike],
+        says: Mapping[str, Any],
         height: float,
         alt: str,
     ) -> None:
