@@ -297,7 +297,7 @@ def test_colours_come_from_the_palette_and_follow_the_page(name: str) -> None:
 @pytest.mark.parametrize("name", FIGURES)
 def test_letters_can_be_read_on_a_telephone(name: str) -> None:
     (size,) = re.findall(r"\.moving text \{ font: ([\d.]+)px", page(name))
-    assert float(size) * 350 / plotting._moving.WIDTH >= 11
+    assert float(size) * 342 / plotting._moving.WIDTH >= 11
 
 
 def test_a_mark_with_states_that_no_control_has_is_refused() -> None:

@@ -89,7 +89,7 @@ def move_return(rewards: Tensor, gammas: Sequence[float], *, start: float = 0.9)
     says = {
         "G₀": _numbers(returns[:, 0]),
         "1/(1 − γ)": _numbers(torch.tensor([effective_horizon(g) for g in gammas]), 1),
-        f"weight of the reward {len(rewards) - 1} steps ahead": _numbers(weights[:, -1], 3),
+        "weight of the last reward": _numbers(weights[:, -1], 3),
     }
     alt = f"Bars of {len(rewards)} rewards and, within them, what discounting leaves; below, the returns to go."
     control = _control("discount factor γ", gammas, start)
@@ -188,7 +188,7 @@ def move_value_iteration(mdp: FiniteMDP, gamma: float, n_steps: int, *, columns:
     error = (values - best).abs().amax(-1)
     says = {
         "largest error": _numbers(error),
-        "cells whose greedy actions are all optimal": [f"{n} of {mdp.n_states}" for n in right.tolist()],
+        "cells with none but optimal arrows": [f"{n} of {mdp.n_states}" for n in right.tolist()],
     }
     alt = f"A grid of {mdp.n_states} cells with their values after {start} steps, and arrows for the greedy actions."
     control = Control("step k", [str(k) for k in range(n_steps + 1)], start, "play")
@@ -321,7 +321,7 @@ def move_ascent(
     }
     controls = [
         Control("start", list(paths), 0, "select"),
-        Control("steps of ascent", [str(every * k) for k in range(n)], n // 2, "play"),
+        Control("steps", [str(every * k) for k in range(n)], n // 2, "play"),
     ]
     alt = "A map of the performance over two parameters, and the path of gradient ascent on it up to half its steps."
     return Moving(controls, [panel], marks, says=says, height=440, alt=alt)
@@ -385,7 +385,7 @@ def move_clouds(
         Control("episodes N", [str(n) for n in sizes], _start(sizes, start[1])),
     ]
     says = {
-        "root mean square of ĝ − ∇J: sampled": [_numbers(row, 3) for row in off],
+        "distance from ∇J: sampled": [_numbers(row, 3) for row in off],
         "exact": [_numbers(row, 3) for row in exact],
     }
     alt = f"A cloud of {count} estimates around the tip of the exact gradient, with their mean upon it."

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pgtheory.plotting._theme import FAINT, PALETTE, PAPER
 
-WIDTH = 480.0  # of the picture; letters of 15.2 are 11 pixels high where a telephone leaves 350
+WIDTH = 480.0  # of the picture; letters of 15.6 are 11 pixels high where a telephone leaves 342
 LEFT, RIGHT = 52.0, 468.0
 SMALLEST = 5e-4  # differences below this share of the largest number cannot be seen
 COLOURS = {**PALETTE, "paper": PAPER, "faint": FAINT}
