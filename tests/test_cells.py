@@ -74,6 +74,6 @@ def test_a_cell_that_is_meant_to_raise_says_which_error_and_no_other_catches_one
 def test_a_cell_ends_with_what_it_shows(cell: Any) -> None:
     last = ast.parse(cell.source).body[-1]
     assert not cell.source.rstrip().endswith(";")
-    drawn = re.search(r"^plotting\.(plot_|draw_)", cell.source, flags=re.M)
+    drawn = re.search(r"^plotting\.(plot_|draw_|move_)", cell.source, flags=re.M)
     assert not drawn or isinstance(last, ast.Expr)
     assert ("figure" in cell.metadata.get("mystnb", {})) == bool(drawn)

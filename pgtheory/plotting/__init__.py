@@ -49,6 +49,17 @@ from pgtheory.plotting._chapters import (
 )
 from pgtheory.plotting._diagrams import draw_mdp, plot_interaction_loop
 from pgtheory.plotting._grids import icons_of, plot_grid_changes, plot_value_grid, plot_visitation_maps
+from pgtheory.plotting._moves import (
+    move_ascent,
+    move_clip,
+    move_clouds,
+    move_decoding,
+    move_lambda,
+    move_return,
+    move_value_iteration,
+    move_values,
+)
+from pgtheory.plotting._moving import Control, Mark, Moving, Panel
 from pgtheory.plotting._theme import FAINT, PALETTE, PAPER, Colour, Drawing, color
 
 __all__ = [
@@ -56,10 +67,22 @@ __all__ = [
     "PALETTE",
     "PAPER",
     "Colour",
+    "Control",
     "Drawing",
+    "Mark",
+    "Moving",
+    "Panel",
     "color",
     "draw_mdp",
     "icons_of",
+    "move_ascent",
+    "move_clip",
+    "move_clouds",
+    "move_decoding",
+    "move_lambda",
+    "move_return",
+    "move_value_iteration",
+    "move_values",
     "plot_ascents",
     "plot_bands",
     "plot_baseline_variance",
