@@ -104,7 +104,9 @@ def contents(articles: dict[str, Tag], listed: list[tuple[str, str, int]], numbe
             last = caption
         entries = [(page, articles[page].h1, depth)]
         if articles[page].select(".section-number"):  # the sections of chapters
-            sections = [section for section in articles[page].select("section[id]") if section.find("h2", recursive=False)]
+            sections = [
+                section for section in articles[page].select("section[id]") if section.find("h2", recursive=False)
+            ]
             entries += [(str(section["id"]), section.h2, depth + 1) for section in sections]
         for name, heading, level in entries:
             title = heading.decode_contents() if heading else ""
@@ -156,7 +158,10 @@ def main(html: Path, pdf: Path) -> int:
     """Print twice."""
     program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     if program is None:
-        print("make pdf: no Chromium was found: install it, or name it: CHROMIUM=/path/to/chrome make pdf", file=sys.stderr)
+        print(
+            "make pdf: no Chromium was found: install it, or name it: CHROMIUM=/path/to/chrome make pdf",
+            file=sys.stderr,
+        )
         return 1
     pdf.parent.mkdir(parents=True, exist_ok=True)
     source = pdf.with_suffix(".html")

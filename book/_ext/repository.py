@@ -1,6 +1,7 @@
 """What follows from the repository's address: the buttons that run a chapter elsewhere, and how to get the package.
 
-The address is `repository_url` in `_config.yml`, and may be empty: then there are no buttons, and texts speak of a copy.
+The address is `repository_url` in `_config.yml`, and may be empty: then there are no buttons, and the
+texts speak of a copy.
 """
 
 import json
@@ -13,7 +14,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util.docutils import SphinxDirective
 
-EXTRAS = "gymnasium,plotting"  # what the chapters import
+EXTRA = "chapters"  # what the chapters import
 PUBLISHED = "gh-pages"  # the branch with the built site, whose notebooks install the package
 
 
@@ -24,19 +25,24 @@ def address(config: Config) -> str:
 
 def install_command(url: str) -> str:
     """The arguments of `pip install` that bring the package and what the chapters need."""
-    return f'"pgtheory[{EXTRAS}] @ git+{url}"' if url else f'".[{EXTRAS}]"'
+    return f'"pgtheory[{EXTRA}] @ git+{url}"' if url else f'".[{EXTRA}]"'
 
 
 def first_cell(url: str) -> dict[str, Any]:
     """The cell with which a downloaded notebook opens: it does nothing where the package is installed."""
     if url:
         then = f"    %pip install --quiet {install_command(url)}"
-        note = f"# This notebook is a chapter of {url}\n# It needs the package pgtheory, and installs it where it is missing, as on Colab.\n"
+        note = (
+            f"# This notebook is a chapter of {url}\n"
+            "# It needs the package pgtheory, and installs it where it is missing, as on Colab.\n"
+        )
     else:
-        message = f"this notebook needs pgtheory: in a copy of the book's repository, pip install {install_command(url)}"
+        message = (
+            f"this notebook needs pgtheory: in a copy of the book's repository, pip install {install_command(url)}"
+        )
         then = f"    raise ImportError({message!r})"
         note = "# This notebook is a chapter of a book, and needs the book's package, pgtheory.\n"
-    source = f"{note}from importlib.util import find_spec\n\nif find_spec(\"pgtheory\") is None:\n{then}"
+    source = f'{note}from importlib.util import find_spec\n\nif find_spec("pgtheory") is None:\n{then}'
     return {
         "cell_type": "code",
         "execution_count": None,
@@ -102,7 +108,9 @@ class RunIt(SphinxDirective):
         url = address(self.config)
         get = f"git clone {url} && cd {url.rpartition('/')[2]}\n" if url else ""
         where = "" if url else " in a copy of the repository"
-        elsewhere = " With nothing installed, the rocket at the top of a chapter opens it on Colab or Binder." if url else ""
+        elsewhere = (
+            " With nothing installed, the rocket at the top of a chapter opens it on Colab or Binder." if url else ""
+        )
         text = f"""
 The sources are notebooks, so a chapter can be run, changed and run again.{elsewhere} With `make` and Python 3.11 or
 newer{where}:
@@ -114,7 +122,7 @@ make test   # the proof that they are right
 make pdf    # these pages as one file
 ```
 
-The package stands on its own, and needs only numpy, torch and jaxtyping; the chapters need matplotlib and Gymnasium too:
+The package stands on its own, and needs only numpy, torch and jaxtyping; with what the chapters import beside it:
 
 ```sh
 pip install {install_command(url)}
