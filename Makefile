@@ -3,8 +3,8 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: book test test-portable test-oldest test-newest proof test-pages test-peers bench exercises lab format lock clean \
-	distclean help
+.PHONY: book pdf site test test-portable test-oldest test-newest proof test-pages test-peers bench exercises lab \
+	format lock clean distclean help
 
 first_python = $(shell for p in $(1); do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -31,6 +31,15 @@ book: .venv/installed ## Execute the chapters, build the book, check the built p
 	$(BIN)/jupyter-book build . --all -W -n --keep-going
 	$(BIN)/python $(PYTEST) tests/book
 	@echo "$(CURDIR)/_build/html/index.html"
+
+pdf: .venv/pages-installed ## The built book as one file, typeset by Chromium
+	@test -e _build/html/index.html || $(MAKE) book
+	$(BIN)/python .ci/pdf.py _build/html _build/pdf/pgtheory.pdf
+	@echo "$(CURDIR)/_build/pdf/pgtheory.pdf"
+
+site: ## The built book as a folder for a web server, such as GitHub Pages
+	@test -e _build/html/index.html || $(MAKE) book
+	@$(BIN)/python .ci/site.py _build/html _build/site
 
 test: .venv/installed ## Formatting, lint, types, unit tests, doctests, every chapter
 	@$(BIN)/python .ci/environment.py

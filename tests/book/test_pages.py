@@ -212,3 +212,15 @@ def test_the_front_page_has_all_ten_chapters(html: Path) -> None:
     assert len(index.select(".chapter-card")) == 10
     links = {str(link["href"]).partition("#")[0] for link in index.select(".chapter-card a[href]")}
     assert links == {f"{Path(page).name}.html" for page in CHAPTERS}
+
+
+def test_the_front_page_has_its_figure_a_verdict_and_three_doors(html: Path) -> None:
+    index = built(html, "book/index")
+    figure = index.find(id="fig-index-clouds")
+    assert figure is not None
+    assert len(figure.find_all("img")) == 2, "one for light pages and one for dark"
+    assert "the returns in reversed order" in index.get_text()
+    doors = index.select(".doors .sd-card")
+    assert [door.select_one(".sd-card-title").get_text(strip=True) for door in doors] == ["Read", "Run", "Check mine"]  # type: ignore[union-attr]
+    targets = [str(door.select_one("a")["href"]) for door in doors]  # type: ignore[index]
+    assert targets == ["mdp.html", "#run-it", "checking.html"]

@@ -1,0 +1,59 @@
+"""`make pdf`, of three pages: numbered, linked, with a table of contents, and nothing cut off."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pytest
+from pypdf import PdfReader
+
+from .conftest import HTML, NO_BOOK, ROOT, chromium
+
+KEPT = ("book/index.html", "book/notation.html", "book/returns.html")
+
+
+@pytest.fixture(scope="module")
+def pdf(tmp_path_factory: pytest.TempPathFactory) -> PdfReader:
+    """The front page, one page without chapters and one chapter on paper."""
+    if not (HTML / "book" / "index.html").exists():
+        pytest.exit(NO_BOOK, returncode=1)
+    chromium()
+    folder = tmp_path_factory.mktemp("pdf")
+    for name in ("_static", "_images"):
+        shutil.copytree(HTML / name, folder / "html" / name)
+    (folder / "html" / "book").mkdir()
+    for name in KEPT:
+        shutil.copy(HTML / name, folder / "html" / name)
+    spec = importlib.util.spec_from_file_location("pdf", ROOT / ".ci" / "pdf.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.main(folder / "html", folder / "book.pdf") == 0
+    return PdfReader(folder / "book.pdf")
+
+
+def test_the_pages_are_numbered_and_the_contents_give_the_numbers(pdf: PdfReader) -> None:
+    texts = [page.extract_text() for page in pdf.pages]
+    contents = next(text for text in texts if "Contents" in text)
+    start = next(k for k, text in enumerate(texts) if text.lstrip().startswith("2. Returns")) + 1
+    assert any(line.split()[-1] == str(start) for line in contents.splitlines() if line.startswith("2. Returns"))
+    assert all(str(k) in text.split() for k, text in enumerate(texts[1:], start=2))
+
+
+def test_links_lead_to_places_in_the_file(pdf: PdfReader) -> None:
+    links = [note.get_object() for page in pdf.pages for note in page.get("/Annots", [])]
+    inside = [link for link in links if "/Dest" in link]
+    assert len(inside) > 50
+    outside = [str(link["/A"]["/URI"]) for link in links if "/A" in link and "/URI" in link["/A"]]
+    assert not [url for url in outside if not url.startswith(("http", "mailto:"))]
+
+
+def test_readers_of_the_file_see_an_outline(pdf: PdfReader) -> None:
+    assert len(pdf.outline) > 3
+
+
+def test_proofs_and_solutions_are_open(pdf: PdfReader) -> None:
+    text = " ".join(page.extract_text() for page in pdf.pages)
+    assert "Proof" in text
+    assert Path(ROOT / "book" / "returns.ipynb").exists()
