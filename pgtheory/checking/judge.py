@@ -82,7 +82,7 @@ class Check:
         seen: what of an answer counts, from the canonical inputs and the answer.
         observe: what is looked at: by default what the function returns; `slopes.by` gives slopes of a loss.
         wanted: words of which an entry's name contains one, where a dictionary is returned.
-        choose: which part is judged where several are returned, and a remark; by default the first that is right.
+        choose: which part is judged, and a remark, or a misfit; by default the first that is right.
         of_the_batch: the keys of mistakes that only a batch shows: then being right for a row is not enough.
         integers: the arguments that may be integers.
         space: from cases to a space of hypotheses that is searched before the explicit implementations.
@@ -265,8 +265,11 @@ def _chosen(check: Check, trial: Trial) -> Trial | Exception:
     common = [name for name in answered[0][1] if all(name in parts for _, parts in answered)]
     if not common:
         return Misfit("no part of what it returns has the right shape in every case")
-    if check.choose and len(common) > 1:
-        chosen, remark = check.choose([(x, {name: parts[name] for name in common}) for x, parts in answered])
+    if check.choose:
+        try:
+            chosen, remark = check.choose([(x, {name: parts[name] for name in common}) for x, parts in answered])
+        except Misfit as misfit:
+            return misfit
         trial.form.notes.update([remark] if remark else [])
         return trial._replace(part=chosen)
     trials = [trial._replace(part=name) for name in common]
@@ -427,9 +430,11 @@ class _Search:
     reports: list[tuple[Form, Report]] = field(default_factory=list)
     misfits: dict[str, str] = field(default_factory=dict)
 
-    def fits(self, layout: Layout, container: str = "") -> bool:
-        """Whether the function answered in a layout (and container)."""
-        return any(f.layout == layout and f.name.startswith(container) for f, _ in self.reports)
+    def fits(self, layout: Layout, container: str, reading: Reading) -> bool:
+        """Whether the function answered in a layout and container, and a reading if that is tried anyway."""
+        text = reading.text if reading.anyway else ""
+        named = [f.name for f, _ in self.reports if f.layout == layout]
+        return any(name.startswith(container) and name.endswith(text) for name in named)
 
 
 def _judged(
@@ -507,7 +512,7 @@ def _searched(
             continue
         for form in guess(function, check.args, binding, reading, layout):
             container = form.name.partition(" ")[0]
-            refused = search.fits(layout, container.partition(".")[0]) or any(
+            refused = search.fits(layout, container.partition(".")[0], reading) or any(
                 f.layout == layout and f.name.endswith(reading.text) and report.mistakes for f, report in search.reports
             )
             if refused or (only is not None and only not in form.name):
