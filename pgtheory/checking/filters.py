@@ -46,7 +46,8 @@ VALUE_ARGS = (
     Arg(
         "values",
         "B V",
-        "scores score x xs y z input inputs weights array tensor next_token_scores q_values outputs output row",
+        "scores score x xs y z input inputs weights array tensor next_token_scores q_values outputs output row "
+        "predictions preds",
         of=lambda x: x.logits,
     ),
     Arg("temperature", also="tau"),
@@ -73,7 +74,10 @@ def readings(parameter: str) -> Callable[[frozenset[str]], list[Reading]]:
         if "values" in roles:
             kinds[", read as probabilities"] = {"values": lambda x: x.logits.softmax(-1)}
             kinds[", read as log-probabilities"] = {"values": lambda x: x.logits.log_softmax(-1)}
-        per_row = {parameter: lambda x: torch.tensor([getattr(x, parameter)] * len(x.logits))}
+        values = {"k": lambda x: x.logits.shape[-1], "p": lambda x: 1.0, parameter: lambda x: getattr(x, parameter)}
+        per_row = {
+            name: lambda x, value=value: torch.tensor([value(x)] * len(x.logits)) for name, value in values.items()
+        }
         plain = [Reading(text, of, anyway=bool(text)) for text, of in kinds.items()]
         return [*plain, Reading(f", one {parameter} for each row", per_row, rare=True)]
 

@@ -545,7 +545,7 @@ def _concluded(
         )
         return replace(batch[0], mistakes=(), remarks=(), abstains=why)
     remarks = [f"called as {f.name} it returns other numbers{_named(r)}" for f, r in before[:1]]
-    if form.layout.lacks_batch:
+    if form.layout.lacks_batch and form.layout.text not in (declared_layout or ""):
         worse = _in_batches(check, function, binding, form)
         if isinstance(worse, Report):
             return worse

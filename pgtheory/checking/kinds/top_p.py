@@ -357,7 +357,7 @@ CHECK = Check(
     readings=readings("p"),
     observe=observe,
     choose=choosing([*_RIGHT.values()]),
-    of_the_batch=("top_p.threshold_of_another_row",),
+    of_the_batch=("top_p.threshold_of_another_row", "top_p.guard_on_the_first_row"),
     quantity="the probabilities of the tokens",
     example="call=lambda x: f(x.logits, x.p)  # or x.probs, x.log_probs: [B, V]",
 )
