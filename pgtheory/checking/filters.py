@@ -167,7 +167,7 @@ _KEPT, _REMOVED = "a mask of the tokens kept", "a mask of the tokens removed"
 
 def observe(call: Call, layout: Layout, inputs: Inputs, sizes: Mapping[str, int]) -> dict[str, Tensor]:
     """The distributions `[B, V]` that the output may mean, by what it is then, the likeliest first."""
-    output = _unpacked(call(inputs))
+    output = unpacked(call(inputs))
     values = inputs.canonical
     logits, single = values["logits"] / values["temperature"], layout.lacks_batch
     parts = {"": output}
@@ -280,7 +280,7 @@ def _pair_meanings(values: Tensor, indices: Tensor, logits: Tensor) -> dict[str,
     return found
 
 
-def _unpacked(output: Any) -> Any:
+def unpacked(output: Any) -> Any:
     """What stands in a distribution, in a dictionary, or in a list of pairs of an index and a number.
 
     Of a distribution these are the probabilities, of a dictionary the values, and the indices if these are its keys.

@@ -84,6 +84,7 @@ class Check:
         wanted: words of which an entry's name contains one, where a dictionary is returned.
         choose: which part is judged, and a remark, or a misfit; by default the first that is right.
         of_the_batch: the keys of mistakes that only a batch shows: then being right for a row is not enough.
+        applies: whether a function that is told some facts can make a mistake.
         integers: the arguments that may be integers.
         space: from cases to a space of hypotheses that is searched before the explicit implementations.
         quantity: what is compared, where it is not the returned value.
@@ -107,6 +108,7 @@ class Check:
     wanted: str = ""
     choose: Choose | None = None
     of_the_batch: tuple[str, ...] = ()
+    applies: Callable[[Mistake, frozenset[str]], bool] = lambda mistake, facts: True
     integers: tuple[str, ...] = ()
     space: Callable[[Sequence[Case]], Space] | None = None
     quantity: str = ""
@@ -295,6 +297,7 @@ def verdict(check: Check, trial: Trial) -> Report:
     excused = all(delicate[i] for i in wrong_in)
     rows = trial.form.layout.lacks_batch
     known = [m for m in check.mistakes if not (rows and m.key in check.of_the_batch)]
+    known = [m for m in known if check.applies(m, trial.form.facts)]
     for spare in (False, True):
         explained = [m for m in known if any(_explains(trial, f, wrong_in, delicate, spare) for f in m.implementations)]
         if explained and all(m.severity == "remark" for m in explained):
