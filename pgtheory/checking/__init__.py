@@ -26,10 +26,11 @@ if TYPE_CHECKING:  # for type checkers alone; a check that is not listed here ha
     from pgtheory.checking._kl import check_kl
     from pgtheory.checking._policy_gradient import check_policy_gradient
     from pgtheory.checking._ppo import check_ppo
-    from pgtheory.checking._softmax import check_softmax
-    from pgtheory.checking._truncation import check_top_k, check_top_p
     from pgtheory.checking.kinds.advantages import check_advantages
     from pgtheory.checking.kinds.returns import check_returns
+    from pgtheory.checking.kinds.softmax import check_softmax
+    from pgtheory.checking.kinds.top_k import check_top_k
+    from pgtheory.checking.kinds.top_p import check_top_p
 
     __all__ += ["check_advantages", "check_grpo", "check_kl", "check_mdp", "check_policy_gradient", "check_ppo"]
     __all__ += ["check_returns", "check_softmax", "check_top_k", "check_top_p"]

@@ -13,9 +13,6 @@ from pgtheory.checking.report import Mistake, Report
 _TABLE: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("mdp", "_environment", "MISTAKES", {}),
     ("advantages", "_advantages", "MISTAKES", {}),
-    ("softmax", "_softmax", "MISTAKES", {}),
-    ("top_k", "_truncation", "TOP_K_MISTAKES", {}),
-    ("top_p", "_truncation", "TOP_P_MISTAKES", {}),
     ("policy_gradient", "_policy_gradient", "MISTAKES", {}),
     ("ppo", "_ppo", "MISTAKES", {}),
     ("kl", "_kl", "MISTAKES", {}),

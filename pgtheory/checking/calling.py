@@ -39,6 +39,7 @@ class Arg(NamedTuple):
         also: names that mean it in this check only.
         of: how it follows from the canonical inputs; None for one of these.
         flag: whether it marks steps: then it is given as truth values or as numbers, whichever the function takes.
+        asked: whether it is given only to a function that has no default for it.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Arg(NamedTuple):
     also: str = ""
     of: Callable[[Any], Any] | None = None
     flag: bool = False
+    asked: bool = False
 
 
 class Inputs:
@@ -140,7 +142,11 @@ def bind(
         return [Binding(tuple(signature), {}, {"by their place": ", ".join(signature)})]
     named = {p.name: p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     _check_names(names or {}, named, args)
-    options = {name: (names[name],) if names and name in names else roles_of(name, args) for name in named}
+    always = [arg for arg in args if not arg.asked]
+    options = {
+        name: (names[name],) if names and name in names else roles_of(name, args if p.default is p.empty else always)
+        for name, p in named.items()
+    }
     for name, p in named.items():
         if not options[name] and p.default is p.empty:
             raise Misfit(
@@ -405,6 +411,7 @@ class Reading(NamedTuple):
         facts: what the function is told, by which the cases are chosen.
         notes: what could not be tested.
         rare: whether it is tried only if nothing else fits.
+        anyway: whether it is tried although the function has answered in a reading before it.
     """
 
     text: str = ""
@@ -412,6 +419,7 @@ class Reading(NamedTuple):
     facts: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
     rare: bool = False
+    anyway: bool = False
 
 
 def guess(

@@ -82,8 +82,9 @@ class Check:
         seen: what of an answer counts, from the canonical inputs and the answer.
         observe: what is looked at: by default what the function returns; `slopes.by` gives slopes of a loss.
         wanted: words of which an entry's name contains one, where a dictionary is returned.
-        choose: which part is judged where several are returned, and a remark; by default the first that is right.
+        choose: which part is judged, and a remark, or a misfit; by default the first that is right.
         of_the_batch: the keys of mistakes that only a batch shows: then being right for a row is not enough.
+        applies: whether a function that is told some facts can make a mistake.
         integers: the arguments that may be integers.
         space: from cases to a space of hypotheses that is searched before the explicit implementations.
         quantity: what is compared, where it is not the returned value.
@@ -107,6 +108,7 @@ class Check:
     wanted: str = ""
     choose: Choose | None = None
     of_the_batch: tuple[str, ...] = ()
+    applies: Callable[[Mistake, frozenset[str]], bool] = lambda mistake, facts: True
     integers: tuple[str, ...] = ()
     space: Callable[[Sequence[Case]], Space] | None = None
     quantity: str = ""
@@ -265,8 +267,11 @@ def _chosen(check: Check, trial: Trial) -> Trial | Exception:
     common = [name for name in answered[0][1] if all(name in parts for _, parts in answered)]
     if not common:
         return Misfit("no part of what it returns has the right shape in every case")
-    if check.choose and len(common) > 1:
-        chosen, remark = check.choose([(x, {name: parts[name] for name in common}) for x, parts in answered])
+    if check.choose:
+        try:
+            chosen, remark = check.choose([(x, {name: parts[name] for name in common}) for x, parts in answered])
+        except Misfit as misfit:
+            return misfit
         trial.form.notes.update([remark] if remark else [])
         return trial._replace(part=chosen)
     trials = [trial._replace(part=name) for name in common]
@@ -292,6 +297,7 @@ def verdict(check: Check, trial: Trial) -> Report:
     excused = all(delicate[i] for i in wrong_in)
     rows = trial.form.layout.lacks_batch
     known = [m for m in check.mistakes if not (rows and m.key in check.of_the_batch)]
+    known = [m for m in known if check.applies(m, trial.form.facts)]
     for spare in (False, True):
         explained = [m for m in known if any(_explains(trial, f, wrong_in, delicate, spare) for f in m.implementations)]
         if explained and all(m.severity == "remark" for m in explained):
@@ -427,9 +433,11 @@ class _Search:
     reports: list[tuple[Form, Report]] = field(default_factory=list)
     misfits: dict[str, str] = field(default_factory=dict)
 
-    def fits(self, layout: Layout, container: str = "") -> bool:
-        """Whether the function answered in a layout (and container)."""
-        return any(f.layout == layout and f.name.startswith(container) for f, _ in self.reports)
+    def fits(self, layout: Layout, container: str, reading: Reading) -> bool:
+        """Whether the function answered in a layout and container, and a reading if that is tried anyway."""
+        text = reading.text if reading.anyway else ""
+        named = [f.name for f, _ in self.reports if f.layout == layout]
+        return any(name.startswith(container) and name.endswith(text) for name in named)
 
 
 def _judged(
@@ -507,7 +515,7 @@ def _searched(
             continue
         for form in guess(function, check.args, binding, reading, layout):
             container = form.name.partition(" ")[0]
-            refused = search.fits(layout, container.partition(".")[0]) or any(
+            refused = search.fits(layout, container.partition(".")[0], reading) or any(
                 f.layout == layout and f.name.endswith(reading.text) and report.mistakes for f, report in search.reports
             )
             if refused or (only is not None and only not in form.name):
@@ -540,7 +548,7 @@ def _concluded(
         )
         return replace(batch[0], mistakes=(), remarks=(), abstains=why)
     remarks = [f"called as {f.name} it returns other numbers{_named(r)}" for f, r in before[:1]]
-    if form.layout.lacks_batch:
+    if form.layout.lacks_batch and form.layout.text not in (declared_layout or ""):
         worse = _in_batches(check, function, binding, form)
         if isinstance(worse, Report):
             return worse

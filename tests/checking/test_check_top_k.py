@@ -10,16 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from pgtheory.checking import _truncation as truncation
-from pgtheory.checking._forms import UnknownForm
-from pgtheory.checking._truncation import TOP_K, TOP_K_MISTAKES, cases, check_top_k
+from pgtheory.checking import UnknownForm, check_top_k
+from pgtheory.checking.filters import ALL_TIES, COMPLEMENT, VERY_LOW
+from pgtheory.checking.kinds.top_k import ALL_KEPT, CHECK
 
 INF = float("inf")
-VARIANTS = [
-    pytest.param(mistake, f, id=f"{mistake.key}-{i}")
-    for mistake in TOP_K_MISTAKES
-    for i, f in enumerate(mistake.implementations)
-]
 
 
 # --- right ---
@@ -160,7 +155,6 @@ RIGHT = {
     "removed": lambda logits, k: logits < logits.topk(k).values[..., -1:],
     "zeros and ones": lambda logits, k: (by_threshold(logits, k) > -INF).int(),
     "keyword": lambda *, scores, top_k: by_threshold(scores, top_k),
-    "other names": lambda a, b: by_threshold(k=b, logits=a),
     "float32": lambda logits, k: by_threshold(logits.float(), k),
     "last position": lambda logits, k: by_threshold(logits[:, -1, :], k).softmax(-1),
     "positions": lambda logits, k: by_threshold(logits.view(len(logits), -1, logits.shape[2]), k),
@@ -184,10 +178,10 @@ def test_exactly_k_is_right_without_a_remark_and_more_at_ties_with_one():
         return torch.full_like(logits, -INF).scatter(-1, order, logits.gather(-1, order))
 
     assert check_top_k(exact).remarks == ()
-    assert check_top_k(by_threshold).remarks == (truncation.ALL_TIES,)
-    flipped = check_top_k(lambda logits, k: exact(logits.flip(-1), k).flip(-1))
-    assert flipped.ok
-    assert flipped.remarks == (truncation.OTHER_TIES,)
+    assert check_top_k(lambda logits, k: by_threshold(logits, min(k, logits.shape[-1]))).remarks == (
+        f"it is {ALL_TIES}",
+    )
+    assert check_top_k(lambda logits, k: exact(logits.flip(-1), k).flip(-1)).remarks == ()
 
 
 def test_a_filter_of_single_rows_is_right_with_a_remark_if_a_batch_goes_wrong():
@@ -205,19 +199,69 @@ def test_a_filter_of_single_rows_is_right_with_a_remark_if_a_batch_goes_wrong():
 def test_a_fill_that_is_not_low_enough_for_low_logits_is_remarked():
     report = check_top_k(lambda logits, k: torch.where(by_threshold(logits, k).isinf(), -100.0, logits))
     assert report.ok
-    assert truncation.VERY_LOW in report.remarks
+    assert VERY_LOW in report.remarks
+
+
+def test_a_filter_that_refuses_k_equal_to_the_vocabulary_is_right_with_a_remark():
+    def refusing(logits, k):
+        if k >= logits.shape[-1]:
+            raise ValueError("k is the size of the vocabulary")
+        return by_threshold(logits, k)
+
+    def wrong(logits, k):
+        return by_threshold(logits, k) if k < logits.shape[-1] else by_threshold(logits, 1)
+
+    assert check_top_k(refusing).ok
+    assert ALL_KEPT in check_top_k(refusing).remarks
+    assert check_top_k(wrong).verdict == "wrong"
+
+
+@pytest.mark.parametrize("name", ["x", "scores", "z", "inputs", "weights", "next_token_scores"])
+def test_what_may_be_logits_or_probabilities_is_read_as_both_and_the_report_says_as_what(name):
+    body = {
+        "": "{0}.masked_fill({0} < {0}.topk(min(k, {0}.shape[-1])).values[..., -1:], -torch.inf)",
+        ", read as probabilities": "(kept := {0} * ({0} >= {0}.topk(k).values[..., -1:])) / kept.sum(-1, keepdim=True)",
+    }
+    for reading, text in body.items():
+        report = check_top_k(eval(f"lambda {name}, k: {text.format(name)}", {"torch": torch}))
+        assert report.ok, report
+        assert report.form == f"torch [B, V]{reading}"
+        assert report.binding[name] == "values"
+
+
+def test_a_first_argument_of_an_unknown_name_is_asked_for():
+    def function(a, b):
+        return by_threshold(k=b, logits=a)
+
+    with pytest.raises(UnknownForm, match="say what it is by names="):
+        check_top_k(function)
+    assert check_top_k(function, names={"a": "logits", "b": "k"}).ok
+    assert check_top_k(call=lambda x: function(x.logits, x.k)).ok
+    assert check_top_k(call=lambda x: renormalised(x.probs, x.k)).ok
+
+
+def test_values_with_indices_are_judged_together():
+    twice = check_top_k(lambda logits, k: ((v := logits.softmax(-1).topk(k)).values.softmax(-1), v.indices))
+    assert twice.mistakes[0].key == "top_k.softmax_twice"
+    assert twice.judged == "pair: probabilities with indices"
+    assert check_top_k(lambda logits, k: (torch.zeros_like((v := logits.topk(k)).values), v.indices)).verdict == "wrong"
+    assert check_top_k(lambda logits, k: ((v := logits.topk(k)).values.flip(-1), v.indices)).verdict == "wrong"
+
+
+def test_a_mask_or_indices_beside_the_filtered_logits_must_agree_with_them():
+    def beside(other):
+        return check_top_k(lambda logits, k: (by_threshold(logits, k), other(logits, k)))
+
+    assert beside(lambda logits, k: logits.topk(k).indices).ok
+    assert beside(lambda logits, k: by_threshold(logits, k) > -INF).ok
+    assert beside(lambda logits, k: (-logits).topk(k).indices).verdict == "wrong"
+
+
+def test_the_complement_of_a_mask_is_remarked():
+    assert any(COMPLEMENT in remark for remark in check_top_k(RIGHT["removed"]).remarks)
 
 
 # --- known mistakes ---
-
-
-@pytest.mark.parametrize(("mistake", "implementation"), VARIANTS)
-def test_every_mistake_is_named_and_told_apart_from_the_others(mistake, implementation):
-    report = check_top_k(implementation)
-    assert not report.ok
-    assert report.diagnosis == mistake.name
-    assert report.counterexample is not None
-    assert not any("the same as" in remark for remark in report.remarks)
 
 
 def _without_keepdim(logits, k):
@@ -254,6 +298,7 @@ def _positions(logits, k):
         (lambda logits, k: logits.scatter(-1, logits.topk(k).indices, -INF), "inverted"),
         (lambda logits, k: logits.masked_fill(logits < logits.topk(k).values[..., :1], -INF), "only_the_best_kept"),
         (lambda logits, k, temperature: by_threshold(logits * temperature, k), "multiplied_by_temperature"),
+        (lambda logits, k, tau: (by_threshold(logits / tau, k) / tau).softmax(-1), "temperature_twice"),
     ],
 )
 def test_a_mistake_written_in_another_way_is_named(function, key):
@@ -287,15 +332,12 @@ def test_an_unknown_mistake_is_wrong_and_not_guessed(function):
     assert report.mistakes == ()
 
 
-def test_the_counterexample_shows_what_the_function_saw_and_returned():
-    example = check_top_k(
-        lambda logits, k: by_threshold(logits, k) + torch.arange(3.0)[: logits.shape[-1]], form="h [V]"
-    )
-    example = example.counterexample
+def test_the_counterexample_shows_what_the_function_saw_and_the_distribution_that_it_means():
+    example = check_top_k(UNKNOWN["noise"], layout="torch [V]").counterexample
     assert example.inputs["k"] == 2
     assert example.inputs["logits"].tolist() == [0.5, 2.0, 1.0]
-    assert example.expected.tolist() == [-INF, 2.0, 1.0]
-    assert example.got.tolist() == [-INF, 3.0, 3.0]
+    assert example.expected.tolist() == pytest.approx([0.0, 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(1))])
+    assert example.got.tolist() == pytest.approx([0.0, 1 / (1 + math.exp(-0.5)), 1 / (1 + math.exp(0.5))])
 
 
 # --- forms ---
@@ -304,7 +346,7 @@ def test_the_counterexample_shows_what_the_function_saw_and_returned():
 @pytest.mark.parametrize(
     ("function", "text"),
     [
-        (lambda logits: logits, "takes no k"),
+        (lambda logits: logits, "no argument 'k'"),
         (lambda logits, k, wheel: logits, "wheel"),
         (lambda logits, k: None, "not numbers"),
         (lambda logits, k: logits.topk(k).values, "it returned shape"),
@@ -312,10 +354,8 @@ def test_the_counterexample_shows_what_the_function_saw_and_returned():
     ],
 )
 def test_a_form_that_is_not_understood_is_refused_with_the_forms_that_were_tried(function, text):
-    with pytest.raises(UnknownForm, match=text) as caught:
+    with pytest.raises(UnknownForm, match=text):
         check_top_k(function)
-    assert "torch [B, V]" in str(caught.value)
-    assert "list [V]" in str(caught.value)
 
 
 def test_a_report_is_the_same_twice_and_the_random_state_is_not_touched():
@@ -331,14 +371,15 @@ def test_a_report_is_the_same_twice_and_the_random_state_is_not_touched():
 
 # --- the cases ---
 
+CASES = CHECK.cases(frozenset(["temperature"]))
 
-@pytest.mark.parametrize(
-    "case", cases(TOP_K, "[B, V]", True), ids=lambda c: f"{c.inputs['k']}-{c.inputs['temperature']}"
-)
-def test_the_expected_answers_keep_the_k_tokens_of_largest_sum_by_brute_force(case):
-    for row, expected in zip(case.inputs["logits"], case.expected, strict=True):
-        finite = row.clamp(min=-1e6)
-        best = max(combinations(range(len(row)), case.inputs["k"]), key=lambda s: sum(finite[i].item() for i in s))
+
+@pytest.mark.parametrize("i", range(len(CASES)))
+def test_the_expected_answers_keep_the_k_tokens_of_largest_sum_by_brute_force(i):
+    inputs = CASES[i].inputs
+    for row, expected in zip(inputs["logits"], CHECK.right[""](**inputs), strict=True):
+        finite, k = row.clamp(min=-1e6), min(inputs["k"], len(row))
+        best = max(combinations(range(len(row)), k), key=lambda s: sum(finite[i].item() for i in s))
         weights = torch.zeros_like(row)
-        weights[list(best)] = ((row - row.max()) / case.inputs["temperature"]).exp()[list(best)]
+        weights[list(best)] = ((row - row.max()) / inputs["temperature"]).exp()[list(best)]
         torch.testing.assert_close(expected, weights / weights.sum())

@@ -10,16 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pgtheory.checking import _truncation as truncation
-from pgtheory.checking._forms import UnknownForm
-from pgtheory.checking._truncation import TOP_P, TOP_P_MISTAKES, cases, check_top_p
+from pgtheory.checking import UnknownForm, check_top_p
+from pgtheory.checking.filters import ALL_TIES, COMPLEMENT
+from pgtheory.checking.kinds.top_p import AT_ONE, CHECK, EXACTLY
 
 INF = float("inf")
-VARIANTS = [
-    pytest.param(mistake, f, id=f"{mistake.key}-{i}")
-    for mistake in TOP_P_MISTAKES
-    for i, f in enumerate(mistake.implementations)
-]
+ONE_MORE = "top_p.one_more_when_reached_exactly"
 
 
 # --- right ---
@@ -234,7 +230,6 @@ RIGHT = {
     "rows of numpy": rows_of_numpy,
     "partial": functools.partial(both, top_k=0, filter_value=-1e9),
     "keyword": lambda *, logits, p: both(logits, top_p=p),
-    "other names": lambda a, b: both(a, top_p=b),
     "tuple": lambda logits, p: (both(logits, top_p=p), "kept"),
     "list of rows": lambda logits, p: list(both(logits, top_p=p)),
     "float mask": lambda logits, p: (exclusive_sum(logits, p) > 0).float(),
@@ -263,27 +258,22 @@ def test_a_nucleus_that_drops_tokens_at_p_equal_to_1_is_right_with_a_remark():
 
     report = check_top_p(function)
     assert report.ok
-    assert truncation.AT_ONE in report.remarks
+    assert AT_ONE in report.remarks
 
 
-def test_ties_in_another_order_are_right_with_a_remark():
-    def function(logits, p):
-        return both(logits.flip(-1), top_p=p).flip(-1)
-
-    report = check_top_p(function)
-    assert report.ok
-    assert truncation.OTHER_TIES in report.remarks
+def test_ties_in_another_order_are_right():
+    assert check_top_p(lambda logits, p: both(logits.flip(-1), top_p=p).flip(-1)).ok
 
 
 def test_keeping_every_tie_is_right_with_a_remark():
     report = check_top_p(by_value)
     assert report.ok
-    assert truncation.ALL_TIES in report.remarks
+    assert f"it is {ALL_TIES}" in report.remarks
 
 
 def test_a_change_in_place_and_the_complement_of_a_mask_are_remarked():
     assert any("in place" in remark for remark in check_top_p(in_place).remarks)
-    assert truncation.COMPLEMENT in check_top_p(removed_mask).remarks
+    assert COMPLEMENT in check_top_p(removed_mask).remarks
 
 
 @pytest.mark.parametrize("softmax", [
@@ -304,15 +294,6 @@ def test_a_softmax_that_rounds_otherwise_is_not_called_wrong(softmax):
 
 
 # --- known mistakes ---
-
-
-@pytest.mark.parametrize(("mistake", "implementation"), VARIANTS)
-def test_every_mistake_is_named_and_told_apart_from_the_others(mistake, implementation):
-    report = check_top_p(implementation)
-    assert not report.ok
-    assert report.diagnosis == mistake.name
-    assert report.counterexample is not None
-    assert not any("the same as" in remark for remark in report.remarks)
 
 
 def _unshifted(logits, top_p):
@@ -383,11 +364,10 @@ def _first_renormalised(probs, p):
         (_unshifted, "crossing_token_dropped"),
         (_unguarded, "crossing_token_dropped"),
         (_listed, "crossing_token_dropped"),
-        (_gist, "one_more_when_reached_exactly"),
-        (_cut_off, "one_more_when_reached_exactly"),
-        (_first_renormalised, "one_more_when_reached_exactly"),
         (_inverse_scattered, "mask_not_scattered_back"),
         (_late, "temperature_after_truncation"),
+        (lambda logits, p, tau: tempered(logits, tau, p) / tau, "temperature_twice"),
+        (lambda logits, p, tau: tempered(logits, tau * tau, p), "temperature_twice"),
         (lambda logits, p: logits, "nothing_removed"),
         (lambda logits, p: logits.softmax(-1), "nothing_removed"),
         (lambda logits, p: torch.where(logits.softmax(-1) >= p, logits, -INF), "threshold_per_token"),
@@ -399,6 +379,14 @@ def _first_renormalised(probs, p):
 def test_a_mistake_written_in_another_way_is_named(function, key):
     report = check_top_p(function)
     assert [mistake.key for mistake in report.mistakes] == [f"top_p.{key}"], report
+
+
+@pytest.mark.parametrize("function", [_gist, _cut_off, _first_renormalised], ids=lambda f: f.__name__)
+def test_taking_one_more_when_p_is_reached_exactly_is_right_with_a_remark(function):
+    report = check_top_p(function)
+    assert report.ok, report
+    (mistake,) = (m for m in CHECK.mistakes if m.key == ONE_MORE)
+    assert any(remark.startswith(mistake.name) for remark in report.remarks)
 
 
 @pytest.mark.parametrize("rows", [[[0.0, math.log(2), 0.0]], [[0.0] * 4]], ids=["not uniform", "uniform"])
@@ -417,7 +405,7 @@ def _every_second(logits, p):
     return out
 
 
-def test_the_faults_of_a_row_are_not_forgiven_because_a_batch_has_one_more():
+def test_a_guard_on_the_first_row_is_found_although_a_single_row_is_right():
     def function(logits, p):
         ranked, order = logits.sort(descending=True)
         removed = ranked.softmax(-1).cumsum(-1) > p
@@ -425,8 +413,8 @@ def test_the_faults_of_a_row_are_not_forgiven_because_a_batch_has_one_more():
         removed[0] = False
         return logits.masked_fill(torch.zeros_like(removed).scatter(-1, order, removed), -INF)
 
-    assert not check_top_p(function).ok
-    assert check_top_p(function, form="[V]").mistakes[0].key == "top_p.one_more_when_reached_exactly"
+    assert check_top_p(function).mistakes[0].key == "top_p.guard_on_the_first_row"
+    assert check_top_p(function, layout="[V]").ok
 
 
 def test_a_count_of_tokens_that_all_rows_share_is_the_mistake_of_another_row():
@@ -458,15 +446,15 @@ def test_an_unknown_mistake_is_wrong_and_not_guessed(function):
     assert report.counterexample is not None
 
 
-def test_the_counterexample_shows_what_the_function_saw_and_returned():
-    example = check_top_p(lambda logits, p: both(logits, top_p=p) / 2, form="torch [B, V]").counterexample
+def test_the_counterexample_shows_what_the_function_saw_and_the_distribution_that_it_means():
+    example = check_top_p(UNKNOWN["halved"], layout="torch [B, V]").counterexample
     assert set(example.inputs) == {"logits", "p"}
     assert example.inputs["p"] == 0.7
-    probabilities = example.inputs["logits"].softmax(-1)
-    torch.testing.assert_close(probabilities[0], torch.tensor([0.19, 0.52, 0.29], dtype=torch.float64))
-    kept = torch.tensor([[0, 1, 1], [1, 0, 1], [0, 1, 0]]).bool()
-    assert torch.equal(example.expected > -INF, kept)
-    torch.testing.assert_close(example.got[kept], example.inputs["logits"][kept] / 2)
+    q = torch.tensor([[0.19, 0.52, 0.29], [0.33, 0.04, 0.63], [0.06, 0.77, 0.17]], dtype=torch.float64)
+    torch.testing.assert_close(example.inputs["logits"].softmax(-1), q)
+    kept = q * torch.tensor([[0, 1, 1], [1, 0, 1], [0, 1, 0]])
+    torch.testing.assert_close(example.expected, kept / kept.sum(-1, keepdim=True))
+    torch.testing.assert_close(example.got, kept.sqrt() / kept.sqrt().sum(-1, keepdim=True))
 
 
 # --- forms ---
@@ -475,7 +463,7 @@ def test_the_counterexample_shows_what_the_function_saw_and_returned():
 @pytest.mark.parametrize(
     ("function", "text"),
     [
-        (lambda logits: logits, "takes no p"),
+        (lambda logits: logits, "no argument 'p'"),
         (lambda logits, p, wheel: logits, "wheel"),
         (lambda logits, p: "all of them", "not numbers"),
         (lambda logits, p: logits.sum(), "it returned shape"),
@@ -484,16 +472,14 @@ def test_the_counterexample_shows_what_the_function_saw_and_returned():
     ],
 )
 def test_a_form_that_is_not_understood_is_refused_with_the_forms_that_were_tried(function, text):
-    with pytest.raises(UnknownForm, match=text) as caught:
+    with pytest.raises(UnknownForm, match=text):
         check_top_p(function)
-    assert "torch [B, V]" in str(caught.value)
-    assert "list [V]" in str(caught.value)
 
 
 def test_a_form_can_be_asked_for():
-    assert check_top_p(python_list, form="list").form.startswith("list [V]")
+    assert check_top_p(python_list, layout="list").form.startswith("list [V]")
     with pytest.raises(UnknownForm):
-        check_top_p(python_list, form="[B, V]")
+        check_top_p(python_list, layout="[B, V]")
 
 
 def test_a_report_is_the_same_twice_and_the_random_state_is_not_touched():
@@ -511,6 +497,8 @@ def test_a_report_is_the_same_twice_and_the_random_state_is_not_touched():
 
 # --- the cases ---
 
+CASES = CHECK.cases(frozenset(["temperature"]))
+
 
 def _smallest_set(row, p):
     """The kept set by brute force: of the smallest sets that reach p, the most probable, then of lowest index."""
@@ -520,12 +508,11 @@ def _smallest_set(row, p):
     return set(min(reaching, key=lambda s: (len(s), -round(math.fsum(row[i] for i in s), 9), s)))
 
 
-@pytest.mark.parametrize(
-    "case", cases(TOP_P, "[B, V]", True), ids=lambda c: f"{c.inputs['p']}-{c.inputs['temperature']}"
-)
+@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.inputs['p']}-{c.inputs['temperature']}")
 def test_the_expected_answers_are_the_smallest_sets_found_by_brute_force(case):
     p, tau = case.inputs["p"], case.inputs["temperature"]
-    for row, expected in zip(case.inputs["logits"].tolist(), case.expected.tolist(), strict=True):
+    answers = CHECK.right[""](**case.inputs)
+    for row, expected in zip(case.inputs["logits"].tolist(), answers.tolist(), strict=True):
         weights = [math.exp((x - max(row)) / tau) for x in row]
         q = [w / math.fsum(weights) for w in weights]
         kept = _smallest_set(q, p) if p < 1 else set(range(len(row)))
@@ -534,19 +521,19 @@ def test_the_expected_answers_are_the_smallest_sets_found_by_brute_force(case):
 
 
 def test_no_firm_case_lies_near_a_boundary_and_none_is_sorted():
-    for case in cases(TOP_P, "[B, V]", True):
+    for case in CASES:
         q = (case.inputs["logits"] / case.inputs["temperature"]).softmax(-1).sort(-1, descending=True).values
         if not case.delicate:
             assert (q.cumsum(-1)[:, :-1] - case.inputs["p"]).abs().min() > 2e-3
         assert not all((row.diff() <= 0).all() or (row.diff() >= 0).all() for row in case.inputs["logits"]) or (
-            case.delicate == truncation.EXACTLY
+            case.delicate == EXACTLY
         )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_exact_cases_are_exact_whatever_softmax_is_written(dtype):
-    for case in cases(TOP_P):
-        if case.delicate == truncation.EXACTLY:
+    for case in CASES:
+        if case.delicate == EXACTLY:
             x = case.inputs["logits"].to(dtype)
             plain, shifted = x.exp(), (x - x.amax(-1, keepdim=True)).exp()
             for q in (x.softmax(-1), plain / plain.sum(-1, keepdim=True), shifted / shifted.sum(-1, keepdim=True)):

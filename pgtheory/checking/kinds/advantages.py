@@ -162,6 +162,8 @@ def _sees_truncations(facts: frozenset[str]) -> bool:
 
 def _choose(cases: Sequence[tuple[Mapping[str, Any], Mapping[str, Tensor]]]) -> tuple[str, str]:
     """That part of the output to which another one adds the values; else the first."""
+    if len(cases[0][1]) == 1:
+        return next(iter(cases[0][1])), ""
     for one, other in permutations(cases[0][1], 2):
         if all(same(p[one] + torch.where(x["mask"], x["values"], 0.0), p[other]) for x, p in cases):
             return one, ""

@@ -2,63 +2,35 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pgtheory.checking._engine import (
-    Agreement,
-    Case,
-    Form,
-    call_quietly,
-    close,
-    examine,
-    examine_batch_or_row,
-    invoke,
-    refusing,
-    shaped,
-)
-from pgtheory.checking._forms import CONTAINERS, Binding, Container, Misfit, Role, as_tensor, bind, unpacked
-from pgtheory.checking.report import Counterexample, Mistake, Report, Source, issue, pull
-from pgtheory.softmax_policy import softmax_policy
+from pgtheory.checking.calling import Arg, Call, Inputs, Layout, Misfit, Reading, as_tensor, bind, guess
+from pgtheory.checking.filters import F64, unpacked
+from pgtheory.checking.judge import Case, Check
+from pgtheory.checking.report import Mistake, Report, Source, UnknownForm, issue, pull
 
-_F64 = torch.float64
-_BOOK = Source(
-    "Sutton and Barto, 2018, eq. (13.2) (the right form)", "http://incompleteideas.net/book/the-book-2nd.html"
-)
-Layout = Literal["[B, A]", "[A]"]
-
-ROLES = (
-    Role(
-        "preferences",
-        "preference prefs pref h logits logit scores score z x y xs q q_values values v theta input inputs weights "
-        "action_preferences action_logits numerical_preferences h_values energies",
-        required=True,
-    ),
-    Role(
-        "mask",
-        "available legal legal_actions legal_mask action_mask actions_mask valid valid_mask valid_actions allowed "
-        "available_actions avail m masks legal_moves feasible allowed_actions",
-    ),
-    Role(
-        "unavailable", "invalid illegal forbidden invalid_mask illegal_mask invalid_actions masked_out illegal_actions"
-    ),
-    Role("temperature", "temp tau"),
-)
-_AXIS = Role("axis", "dim")
-_STATE = Role("state", "s st obs observation state_index state_id")
+_BOOK = Source("Sutton and Barto, 2018, eq. (13.2)", "http://incompleteideas.net/book/the-book-2nd.html")
+_ACKLEY = Source("Ackley, Hinton and Sejnowski, 1985", "https://doi.org/10.1207/s15516709cog0901_7")
 
 MINUS_INF = "it is wrong or fails where a preference is -inf"
 MASKED_HIGH = "it loses the others where a masked preference is far above them (by 1000)"
-NOT_ZERO = "masked entries are not exactly 0"
 NO_GRADIENT = "its result carries no gradient, which was not checked"
+_MASKS = frozenset(["mask", "unavailable"])
 
 
-def check_softmax(function: Callable[..., Any], *, form: str | None = None) -> Report:
+def check_softmax(
+    function: Callable[..., Any] | None = None,
+    *,
+    call: Call | None = None,
+    layout: str | None = None,
+    names: Mapping[str, str] | None = None,
+) -> Report:
     r"""Check a function that turns preferences into the probabilities of a softmax policy, :eq:`eq-softmax-policy`.
 
     The function may be `fn(preferences)` or `fn(preferences, mask)`, with `mask` True where an action is available (or
@@ -68,13 +40,19 @@ def check_softmax(function: Callable[..., Any], *, form: str | None = None) -> R
 
     Args:
         function: the implementation.
-        form: only try forms whose name contains this text, such as `"[A]"` or `"numpy"`.
+        call: how it is called from the canonical inputs, such as `lambda x: f(x.preferences.T).T`; they are
+            `x.preferences` and `x.mask`, `[B, A]`, `x.temperature`, and `x.unavailable`, which follows.
+        layout: the order of axes, such as `"[A]"`, or the container, such as `"numpy"`, as in the report. What has no
+            axis at all is a function of one row, unless it is said to be one of batches by `"[B, A]"`.
+        names: what arguments are, such as `{"s": "preferences"}`.
 
     Returns:
         The report.
 
     Raises:
-        UnknownForm: the function cannot be called in any form, or does not return one number for each preference.
+        UnknownForm: the function cannot be called, or does not return one number for each preference.
+        TypeError: it is no function.
+        ValueError: `names` has a name that the function, or the check, does not know.
 
     Source:
         Sutton and Barto, *Reinforcement Learning*, 2018, eq. (13.2).
@@ -86,146 +64,42 @@ def check_softmax(function: Callable[..., Any], *, form: str | None = None) -> R
         >>> print(check_softmax(softmax).headline)
         check_softmax: WRONG, a known mistake: the maximum is not subtracted: the exponential overflows
     """
-    report = examine_batch_or_row(
-        "softmax",
-        _forms(function, "[B, A]", form),
-        _forms(function, "[A]", form),
-        _applicable(function, of_batches=form is not None and "[B" in form),
-        answer=_answer,
-        agrees=_agrees,
-        of_the_batch=["softmax.wrong_axis", "softmax.whole_batch", "softmax.maximum_of_the_batch"],
-    )
-    return _with_gradient(function, report) if report.ok else report
+    check = _OF_BATCHES[0] if layout and "[B" in layout else CHECK
+    report = check.judge(function, call=call, layout=layout, names=names)
+    return _with_gradient(report, function, call, names) if report.ok else report
 
 
-# --- cases ---
-
-_Plan = tuple[list[list[float]], list[list[int]] | None, float, str]  # preferences, mask, temperature, delicate
+# --- the cases ---
 
 
-def _plans(masked: bool, tempered: bool) -> list[_Plan]:
+def cases(facts: frozenset[str]) -> list[Case]:
+    """Rows near 0, equal, very large, very low and far apart; with masks and temperatures if these are asked for."""
     square = [[1.0, 0.0, 2.0], [0.5, -1.0, -0.5], [3.0, 3.5, 2.0]]
     wide = [[0.3, -0.7, 1.1, -1.6], [5.0, 6.2, 4.1, 5.5]]
     high = [[1000.0, 999.0, 1001.5], [1000.5, 1000.0, 999.0]]
     low = [[-x for x in row] for row in high]
     apart = [[2000.0, -2000.0, 1999.0], [-2000.0, 2000.0, 2000.5]]
-    plain = [square, wide, [[0.0, 0.0, 0.0, 0.0], [2.0, 2.0, 1.0, 2.0]], high, low, [high[0], low[1]], apart]
-    found: list[_Plan] = [(rows, None, 1.0, "") for rows in plain]
-    if tempered:
-        found += [(rows, None, tau, "") for tau in (0.5, 2.0) for rows in (square, wide)]
-    if masked:
-        found += [(square, [[1, 1, 0], [0, 1, 1], [1, 0, 1]], 1.0, ""), (wide, [[1, 0, 0, 1], [0, 0, 1, 0]], 1.0, "")]
-        found += [(wide, [[0, 1, 1, 1], [1, 0, 1, 1]], 1.0, ""), (high, [[1, 1, 0], [0, 1, 1]], 1.0, "")]
-        found += [(low, [[1, 1, 0], [0, 1, 1]], 1.0, "")]
-        found += [([[0.0, 1.0, 1000.0], [1000.0, 0.5, 0.0]], [[1, 1, 0], [0, 1, 1]], 1.0, MASKED_HIGH)]
-    return [*found, ([[-math.inf, 1.0, 0.5], [0.0, 1.0, -math.inf]], None, 1.0, MINUS_INF)]
-
-
-@functools.cache
-def cases(layout: Layout = "[B, A]", masked: bool = False, tempered: bool = False) -> tuple[Case, ...]:
-    """The cases, each a batch `[B, A]`, or each a single row; with masks and temperatures if these are asked for."""
-    plans = _plans(masked, tempered)
-    if layout == "[A]":
-        plans = [([row], mask and [mask[i]], tau, why) for rows, mask, tau, why in plans for i, row in enumerate(rows)]
-    return tuple(_case(rows, mask, tau, why) for rows, mask, tau, why in plans)
+    found = [_case(rows) for rows in (square, wide, [[0.0, 0.0, 0.0, 0.0], [2.0, 2.0, 1.0, 2.0]], high, low)]
+    found += [_case(rows) for rows in ([high[0], low[1]], apart, wide[:1])]
+    if "temperature" in facts:
+        found += [_case(rows, tau=tau) for tau in (0.5, 2.0) for rows in (square, wide)]
+    if facts & _MASKS:
+        found += [_case(square, [[1, 1, 0], [0, 1, 1], [1, 0, 1]]), _case(wide, [[1, 0, 0, 1], [0, 0, 1, 0]])]
+        found += [_case(wide, [[0, 1, 1, 1], [1, 0, 1, 1]]), _case(high, [[1, 1, 0], [0, 1, 1]])]
+        found += [_case(low, [[1, 1, 0], [0, 1, 1]])]
+        found += [_case([[0.0, 1.0, 1000.0], [1000.0, 0.5, 0.0]], [[1, 1, 0], [0, 1, 1]], MASKED_HIGH)]
+    return [*found, _case([[-math.inf, 1.0, 0.5], [0.0, 1.0, -math.inf]], why=MINUS_INF)]
 
 
 def _case(
-    rows: Sequence[Sequence[float]], mask: Sequence[Sequence[int]] | None, tau: float = 1.0, why: str = ""
+    rows: Sequence[Sequence[float]], mask: Sequence[Sequence[int]] | None = None, why: str = "", tau: float = 1.0
 ) -> Case:
-    preferences = torch.tensor(rows, dtype=_F64)
+    preferences = torch.tensor(rows, dtype=F64)
     available = torch.ones_like(preferences).bool() if mask is None else torch.tensor(mask).bool()
-    inputs = {"preferences": preferences, "mask": available, "unavailable": ~available, "temperature": tau, "axis": -1}
-    return Case(inputs, softmax_policy(preferences / tau, available=available), why)
+    return Case({"preferences": preferences, "mask": available, "temperature": tau}, why)
 
 
-# --- forms ---
-
-
-def _bindings(function: Callable[..., Any]) -> Binding:
-    """The roles of the arguments; a second one without a known name is the mask."""
-    try:
-        binding = bind(function, (*ROLES, _AXIS))
-    except Misfit:
-        required = [role._replace(required=role.name in {"preferences", "mask"}) for role in ROLES]
-        binding = bind(function, (*required, _AXIS, _STATE))
-        if "state" in binding.roles:
-            raise Misfit("it takes a state: hand in a lambda of the preferences in one state") from None
-    if "preferences" not in binding.roles:
-        raise Misfit("it takes no preferences")
-    return binding
-
-
-def _applicable(function: Callable[..., Any], *, of_batches: bool) -> list[Mistake]:
-    """The mistakes of values that the function can make: none about a mask or a temperature that it does not take.
-
-    What has no axis at all is a function of one row, unless it is said to be one of batches.
-    """
-    try:
-        roles = _bindings(function).roles
-    except Misfit:
-        return []
-    without = ("mask",) * (not roles & {"mask", "unavailable"}) + ("temperature",) * ("temperature" not in roles)
-    of_values = [mistake for mistake in MISTAKES if mistake not in GRADIENT_MISTAKES]
-    if of_batches:
-        of_values = [replace(m, implementations=m.implementations + _WITHOUT_AXIS.get(m.key, ())) for m in of_values]
-    return [mistake for mistake in of_values if not any(word in mistake.key for word in without)]
-
-
-def _forms(function: Callable[..., Any], layout: Layout, only: str | None) -> Iterator[Form]:
-    for container in CONTAINERS:
-        name = f"{container} {layout}"
-        if only is None or only in name:
-            yield _form(function, name, container, layout)
-
-
-def _form(function: Callable[..., Any], name: str, container: Container, layout: Layout) -> Form:
-    notes: set[str] = set()
-    try:
-        binding = _bindings(function)
-    except Misfit as error:
-        return refusing(name, error)
-    found = cases(layout, bool(binding.roles & {"mask", "unavailable"}), "temperature" in binding.roles)
-    outputs: list[Tensor | Exception] = []
-    for case in found:
-        values = {role: _arranged(value, layout) for role, value in case.inputs.items()}
-        try:
-            output = as_tensor(_first(call_quietly(invoke, notes, function, binding, values, container)))
-            outputs.append(shaped(output, case.expected.shape).double())
-        except Exception as error:
-            if not outputs:
-                return refusing(name, error)
-            outputs.append(error)
-    return _cached(name, found, outputs, notes, binding.roles, layout)
-
-
-def _cached(
-    name: str,
-    found: Sequence[Case],
-    outputs: Sequence[Tensor | Exception],
-    notes: set[str],
-    roles: frozenset[str],
-    layout: Layout,
-) -> Form:
-    logarithmic = _is_logarithmic([output for output in outputs if isinstance(output, Tensor)])
-    place = {id(case): i for i, case in enumerate(found)}
-
-    def call(case: Case) -> Tensor:
-        output = outputs[place[id(case)]]
-        if isinstance(output, Exception):
-            raise output
-        return output.exp() if logarithmic else output
-
-    def view(value: Any) -> Any:
-        return _arranged(value, layout)
-
-    name += ", returns log-probabilities" if logarithmic else ""
-    return Form(name, found, call, notes, roles - {"axis"}, view)
-
-
-def _is_logarithmic(outputs: Sequence[Tensor]) -> bool:
-    values = torch.cat([output.reshape(-1) for output in outputs]).nan_to_num(0.0, 1.0, -1.0)
-    return bool((values <= 1e-6).all()) and bool((values < -1e-3).any())
+# --- what was returned ---
 
 
 def _first(output: Any) -> Any:
@@ -237,65 +111,74 @@ def _first(output: Any) -> Any:
     return output[0] if is_several else output
 
 
-def _arranged(value: Any, layout: Layout) -> Any:
-    return value[0] if isinstance(value, Tensor) and layout == "[A]" and value.ndim > 1 else value
+def _observe(call: Call, layout: Layout, inputs: Inputs, sizes: Mapping[str, int]) -> dict[str, Tensor]:
+    """The probabilities, and what they are if those are their logarithms."""
+    found = layout.restored(as_tensor(_first(call(inputs))), sizes).double()
+    logarithmic = bool((found.nan_to_num(0.0, 1.0, -1.0) <= 1e-6).all())
+    return {"probabilities": found} | ({"log-probabilities": found.exp()} if logarithmic else {})
 
 
-def _agrees(case: Case, answer: Tensor) -> Agreement:
-    """Whether the probabilities are right, and those of masked actions 0 (to 1e-12)."""
-    masked = torch.where(case.inputs["unavailable"], answer, 0.0).abs()
-    ok = close(answer, case.expected) and bool((masked <= 1e-12).all())
-    return Agreement(ok, NOT_ZERO if ok and bool((masked > 0).any()) else "")
+def _choose(cases: Sequence[tuple[Mapping[str, Any], Mapping[str, Tensor]]]) -> tuple[str, str]:
+    """Log-probabilities, if all numbers are those."""
+    both = [p for _, p in cases if "log-probabilities" in p]
+    logarithmic = len(both) == len(cases) and any(bool((p["probabilities"] < -1e-3).any()) for p in both)
+    return "log-probabilities" if logarithmic else "probabilities", ""
+
+
+def _seen(inputs: Mapping[str, Any], answer: Tensor) -> Tensor:
+    """The answer, in which masked entries are 0 to 1e-12, or else too large to be taken for rounding."""
+    leaks = ~inputs["mask"] & (answer.abs() > 1e-12)
+    return torch.where(leaks & (answer.abs() < 2e-5), 2e-5, answer)
+
+
+def _applies(mistake: Mistake, facts: frozenset[str]) -> bool:
+    """Whether a function that is told these facts can make a mistake of values."""
+    of_mask, of_temperature = "mask" in mistake.key and not facts & _MASKS, "temperature" in mistake.key
+    return not (of_mask or (of_temperature and "temperature" not in facts) or mistake in GRADIENT_MISTAKES)
 
 
 # --- gradients ---
 
 
-def _with_gradient(function: Callable[..., Any], report: Report) -> Report:
+def _with_gradient(
+    report: Report, function: Callable[..., Any] | None, call: Call | None, names: Mapping[str, str] | None
+) -> Report:
     """The report, after a look at the Jacobian where a function of tensors keeps the graph."""
-    container, _, rest = report.form.partition(" ")
-    if not container.startswith("torch"):
+    if not report.form.startswith(("torch", "call=")):
         return report
-    layout: Layout = "[B, A]" if rest.startswith("[B, A]") else "[A]"
-    binding, logarithmic = _bindings(function), "log" in rest
-    found = _gradient_cases(bool(binding.roles & {"mask", "unavailable"}))
-    dtype = torch.float32 if container.endswith("32") else _F64
-
-    def call(case: Case) -> Tensor:
-        return _jacobian(functools.partial(binding.call, function), case, dtype, layout, logarithmic)
-
-    form = Form(report.form, found, call, set(), binding.roles - {"axis"}, lambda value: value)
+    if call is None:
+        assert function is not None
+        binding = bind(function, CHECK.args, CHECK.needs, CHECK.signature, names)[0]
+        layouts = [Layout(text, CHECK.canonical.axes) for text in CHECK.layouts]
+        forms = [form for text in layouts for form in guess(function, CHECK.args, binding, Reading(), text)]
+        call = next(form.call for form in forms if form.name == report.form)
+    logarithmic = report.judged.startswith("log")
     try:
-        gradient = examine("softmax", [form], GRADIENT_MISTAKES, answer=_jacobian_answer)
-    except TypeError:  # nothing to differentiate
+        gradient = _GRADIENT[0].judge(call=functools.partial(_jacobian, call, logarithmic=logarithmic))
+    except UnknownForm:  # nothing to differentiate
         return replace(report, remarks=(*report.remarks, NO_GRADIENT))
     if gradient.ok:
         return replace(report, details={**report.details, "Jacobian": "right"})
-    shown = gradient.counterexample
-    quantity = "the Jacobian of the probabilities; the values are right"
-    wrong = Counterexample(*shown[:3], quantity) if shown else None
-    return replace(gradient, counterexample=wrong, remarks=(*report.remarks, *gradient.remarks))
+    remarks = (*report.remarks, *gradient.remarks)
+    return replace(gradient, remarks=remarks, form=report.form, binding=report.binding, judged=report.judged)
 
 
-@functools.cache
-def _gradient_cases(masked: bool) -> tuple[Case, ...]:
-    found = [_case([[0.5, -1.0, 0.25]], None), _case([[2.0, 0.0, 1.0, -0.5]], None)]
-    found += [_case([[0.5, -1.0, 0.25]], [[1, 0, 1]]), _case([[2.0, 0.0, 1.0, -0.5]], [[0, 1, 1, 0]])] * masked
-    return tuple(case._replace(expected=case.expected[0].diag() - case.expected.mT @ case.expected) for case in found)
+def _gradient_cases(facts: frozenset[str]) -> list[Case]:
+    found = [_case([[0.5, -1.0, 0.25]]), _case([[2.0, 0.0, 1.0, -0.5]])]
+    masked = [_case([[0.5, -1.0, 0.25]], [[1, 0, 1]]), _case([[2.0, 0.0, 1.0, -0.5]], [[0, 1, 1, 0]])]
+    return found + (masked if facts & _MASKS else [])
 
 
-def _jacobian(
-    call: Callable[[dict[str, Any]], Any], case: Case, dtype: torch.dtype, layout: Layout, logarithmic: bool
-) -> Tensor:
+def _jacobian(call: Call, inputs: Inputs, logarithmic: bool) -> Tensor:
     """The Jacobian `[A, A]` of the probabilities; of log-probabilities π times theirs, over the available actions."""
-    leaf = case.inputs["preferences"].to(dtype).requires_grad_()
-    values = {role: _arranged(x.clone() if isinstance(x, Tensor) else x, layout) for role, x in case.inputs.items()}
-    values["preferences"] = _arranged(leaf.clone(), layout)
-    output = _first(call(values))
+    values = inputs.canonical
+    leaf = values["preferences"].requires_grad_()
+    with torch.enable_grad():
+        output = _first(call(inputs.replaced(preferences=leaf)))
     if not isinstance(output, Tensor) or not output.requires_grad:
         raise Misfit("its result carries no gradient")
     rows = []
-    for value, available in zip(output.reshape(-1), case.inputs["mask"][0], strict=True):
+    for value, available in zip(output.reshape(-1), values["mask"][0], strict=True):
         (row,) = torch.autograd.grad(value, leaf, retain_graph=True, allow_unused=True)
         row = torch.zeros_like(leaf) if row is None or (logarithmic and not available) else row
         rows.append(row[0] * (value.detach().exp() if logarithmic and available else 1.0))
@@ -303,20 +186,22 @@ def _jacobian(
     return torch.full_like(jacobian, math.nan) if bool(jacobian.isnan().any()) else jacobian
 
 
-def _jacobian_answer(implementation: Callable[..., Any], case: Case) -> Tensor:
-    def call(values: dict[str, Any]) -> Any:
-        return implementation(values["preferences"], values["mask"])
+def _of_jacobian(implementation: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The Jacobian of an implementation in the canonical signature."""
 
-    return _jacobian(call, case, _F64, "[B, A]", getattr(implementation, "logarithmic", False))
+    def differentiated(preferences: Tensor, mask: Tensor) -> Tensor:
+        inputs = Inputs({"preferences": preferences, "mask": mask}, {})
+        return _jacobian(lambda x: implementation(x.preferences, x.mask), inputs, implementation is _logarithm_of_zero)
+
+    return differentiated
+
+
+def _right_jacobian(preferences: Tensor, mask: Tensor) -> Tensor:
+    p = torch.where(mask, preferences, -math.inf).softmax(-1)
+    return p[0].diag() - p.mT @ p
 
 
 # --- mistakes ---
-
-
-def _answer(implementation: Callable[..., Any], case: Case) -> Tensor:
-    result: Tensor = implementation(*(case.inputs[role] for role in ("preferences", "mask", "temperature")))
-    return result
-
 
 _Scale = Callable[[Tensor, float], Tensor]
 _Masking = Callable[[Tensor, Tensor], Tensor]
@@ -428,9 +313,6 @@ def _through_the_logarithm(preferences: Tensor, mask: Tensor, temperature: float
 
 def _logarithm_of_zero(preferences: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
     return (preferences / temperature).masked_fill(~mask, -math.inf).softmax(-1).log()
-
-
-_logarithm_of_zero.logarithmic = True  # type: ignore[attr-defined]
 
 
 def _infinite_product(preferences: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
@@ -567,28 +449,31 @@ MISTAKES = (
         "the preferences are normalised without the exponential",
         "h / Σ h is not a distribution: it is negative for negative preferences, and changes with a constant added.",
         "Probabilities are negative or above 1, or the action of lowest preference has probability 0.",
-        (_BOOK,),
+        (),
         (
             _weights_normalised(lambda h: h),
             _weights_normalised(torch.abs),
             _weights_normalised(lambda h: h - h.amin(-1, keepdim=True)),
         ),
+        right_form=(_BOOK,),
     ),
     Mistake(
         "softmax.base_two",
         "the base is 2, not e",
         "Powers of 2 make the distribution flatter: it is the softmax of 0.693 h.",
         "The ratio of two probabilities is 2 where the preferences differ by 1.",
-        (_BOOK,),
+        (),
         (_softmax_of(softmax=lambda h: (h * math.log(2)).softmax(-1)),),
+        right_form=(_BOOK,),
     ),
     Mistake(
         "softmax.hard",
         "the largest preference takes probability 1: argmax, not softmax",
         "The result is the greedy policy: it does not explore, and has no gradient.",
         "Every probability is 0 or 1.",
-        (_BOOK,),
+        (),
         (_softmax_of(softmax=_hard),),
+        right_form=(_BOOK,),
     ),
     Mistake(
         "softmax.sigmoid",
@@ -596,40 +481,119 @@ MISTAKES = (
         "Each preference is squashed by itself: the results depend on the level of the preferences and, without a "
         "division, do not sum to 1.",
         "A probability does not change with the preferences of the other actions.",
-        (_BOOK,),
+        (),
         (_softmax_of(softmax=torch.sigmoid), _weights_normalised(torch.sigmoid)),
+        right_form=(_BOOK,),
     ),
     Mistake(
         "softmax.not_normalised",
         "the exponentials are not divided by their sum",
         "The weights exp(h) are right up to a constant, and do not sum to 1.",
         "A row of equal preferences does not give equal parts of 1.",
-        (_BOOK,),
+        (),
         (_softmax_of(softmax=torch.exp), _softmax_of(softmax=_less_the_maximum)),
+        right_form=(_BOOK,),
     ),
     Mistake(
         "softmax.sign",
         "the sign of the preferences is turned round",
         "exp(-h) favours the action of lowest preference, as for energies or costs.",
         "The largest preference has the smallest probability.",
-        (_BOOK,),
+        (),
         (_softmax_of(softmax=lambda h: torch.where(h == -math.inf, h, -h).softmax(-1)),),
+        right_form=(_BOOK,),
     ),
     Mistake(
         "softmax.temperature_ignored",
         "the temperature is ignored",
         "The argument is taken and not used: the result is that of temperature 1.",
         "The result does not change with the temperature.",
-        (_BOOK,),
+        (),
         (_softmax_of(scale=lambda h, tau: h),),
+        right_form=(_BOOK,),
     ),
     Mistake(
         "softmax.multiplied_by_temperature",
         "the preferences are multiplied by the temperature",
         "A high temperature makes the distribution sharper, where it should make it flatter.",
         "At temperature 2 the result is that of temperature 1/2.",
-        (Source("Ackley, Hinton and Sejnowski, 1985 (the right form)", "https://doi.org/10.1207/s15516709cog0901_7"),),
+        (),
         (_softmax_of(scale=lambda h, tau: h * tau),),
+        right_form=(_ACKLEY,),
+    ),
+    Mistake(
+        "softmax.temperature_twice",
+        "the temperature is applied twice",
+        "The preferences are divided by the temperature in two places: the result is that of its square.",
+        "At temperature 2 the result is that of temperature 4.",
+        (issue("RL-Align/RL-Kernel", 81), pull("Adibvafa/CodonTransformer", 20)),
+        (_softmax_of(scale=lambda h, tau: h / tau**2),),
+        since="2.0",
     ),
     *GRADIENT_MISTAKES,
+)
+
+
+CHECK = Check(
+    "softmax",
+    4,
+    args=(
+        Arg(
+            "preferences",
+            "B A",
+            "preference prefs pref h logits logit scores score z x y xs q q_values values v theta input inputs weights "
+            "action_preferences action_logits numerical_preferences h_values energies",
+        ),
+        Arg(
+            "mask",
+            "B A",
+            "available legal legal_actions legal_mask actions_mask valid_actions allowed available_actions avail "
+            "legal_moves feasible allowed_actions",
+            flag=True,
+        ),
+        Arg(
+            "unavailable",
+            "B A",
+            "invalid illegal forbidden invalid_mask illegal_mask invalid_actions masked_out illegal_actions",
+            of=lambda x: ~x.mask,
+            flag=True,
+        ),
+        Arg("temperature", also="tau"),
+        Arg("axis", also="dim", of=lambda x: -1),
+    ),
+    needs=("preferences",),
+    signature=("preferences",),
+    axes="B A",
+    layouts=("[B, A]", "[A]"),
+    reference=_softmax_of(),
+    cases=cases,
+    mistakes=MISTAKES,
+    seen=_seen,
+    observe=_observe,
+    choose=_choose,
+    applies=_applies,
+    of_the_batch=("softmax.wrong_axis", "softmax.whole_batch", "softmax.maximum_of_the_batch"),
+    example="call=lambda x: f(x.preferences, x.mask)  # [B, A]",
+)
+# In tuples, as what stands alone is a check of its own.
+_OF_BATCHES = (
+    replace(
+        CHECK,
+        mistakes=tuple(replace(m, implementations=m.implementations + _WITHOUT_AXIS.get(m.key, ())) for m in MISTAKES),
+    ),
+)
+_GRADIENT = (
+    replace(
+        CHECK,
+        reference=_right_jacobian,
+        cases=_gradient_cases,
+        mistakes=tuple(
+            replace(m, implementations=tuple(map(_of_jacobian, m.implementations))) for m in GRADIENT_MISTAKES
+        ),
+        seen=lambda inputs, answer: answer,
+        observe=lambda call, layout, inputs, sizes: {"": call(inputs)},
+        choose=None,
+        applies=lambda mistake, facts: True,
+        quantity="the Jacobian of the probabilities; the values are right",
+    ),
 )
