@@ -19,14 +19,23 @@ def build(folder: Path, toc: str, url: str) -> Path:
     (folder / "_config.yml").write_text((ROOT / "_config.yml").read_text(encoding="utf-8"), encoding="utf-8")
     (folder / "_toc.yml").write_text(toc, encoding="utf-8")
     commands = [
-        ["jupyter_book", "config", "sphinx", "."],
-        ["sphinx", "-q", "-D", "nb_execution_mode=off", "-D", f"html_theme_options.repository_url={url}", ".", "html"],
+        [str(Path(sys.executable).with_name("jupyter-book")), "config", "sphinx", "."],
+        [
+            sys.executable,
+            "-m",
+            "sphinx",
+            "-q",
+            "-D",
+            "nb_execution_mode=off",
+            "-D",
+            f"html_theme_options.repository_url={url}",
+            ".",
+            "html",
+        ],
     ]
     for command in commands:
         env = os.environ | {"PYTHONPATH": "book/_ext"}
-        done = subprocess.run(
-            [sys.executable, "-m", *command], cwd=folder, env=env, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     return folder / "html"
 
