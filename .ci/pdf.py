@@ -22,7 +22,7 @@ from pypdf import PdfReader
 ROOT = Path(__file__).resolve().parent.parent
 NOT_ON_PAPER = (
     "script:not([type^='math']), button, noscript, .headerlink, .viewcode-link, .prev-next-area, .figure-dark, "
-    ".code-link, .doors, .chapter-map"
+    ".doors, .chapter-map, details.hide > summary"
 )
 # Mathematics that is wider than the column becomes smaller, code wraps.
 FIT = """async () => {
@@ -139,6 +139,7 @@ def print_to(page: Page, source: Path, pdf: Path) -> None:
     """Print a page as a browser does, when its mathematics stands."""
     page.goto(source.as_uri(), wait_until="load", timeout=300_000)
     page.emulate_media(media="print")
+    page.wait_for_function("window.MathJax?.startup?.promise")
     page.evaluate(FIT)
     page.pdf(path=pdf, prefer_css_page_size=True, print_background=True, outline=True, tagged=True)
 

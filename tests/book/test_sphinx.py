@@ -19,14 +19,23 @@ def build(folder: Path, toc: str, url: str) -> Path:
     (folder / "_config.yml").write_text((ROOT / "_config.yml").read_text(encoding="utf-8"), encoding="utf-8")
     (folder / "_toc.yml").write_text(toc, encoding="utf-8")
     commands = [
-        ["jupyter_book", "config", "sphinx", "."],
-        ["sphinx", "-q", "-D", "nb_execution_mode=off", "-D", f"html_theme_options.repository_url={url}", ".", "html"],
+        [str(Path(sys.executable).with_name("jupyter-book")), "config", "sphinx", "."],
+        [
+            sys.executable,
+            "-m",
+            "sphinx",
+            "-q",
+            "-D",
+            "nb_execution_mode=off",
+            "-D",
+            f"html_theme_options.repository_url={url}",
+            ".",
+            "html",
+        ],
     ]
     for command in commands:
         env = os.environ | {"PYTHONPATH": "book/_ext"}
-        done = subprocess.run(
-            [sys.executable, "-m", *command], cwd=folder, env=env, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     return folder / "html"
 
@@ -56,12 +65,14 @@ def test_with_an_address_each_chapter_opens_on_colab_and_binder(plain: Path) -> 
         assert f"https://mybinder.org/v2/gh/someone/pgtheory/main?urlpath=lab/tree/book/{chapter.name}" in page
         assert f"someone/pgtheory/blob/gh-pages/_sources/book/{chapter.name}" in page
         assert URL in (plain / "_sources" / "book" / chapter.name).read_text(encoding="utf-8")
-    assert f"git clone {URL}" in (plain / "book" / "index.html").read_text(encoding="utf-8")
+    front = BeautifulSoup((plain / "book" / "index.html").read_text(encoding="utf-8"), "html.parser")
+    assert f"git clone {URL}" in front.get_text()
 
 
 def test_without_an_address_nothing_leads_to_one(tmp_path: Path) -> None:
     html = build(tmp_path, "format: jb-book\nroot: book/index\nchapters:\n  - file: book/returns\n", "")
     for name in ("index.html", "returns.html"):
         page = (html / "book" / name).read_text(encoding="utf-8")
+        page += BeautifulSoup(page, "html.parser").get_text()
         assert not [word for word in ("mybinder", "colab", "git clone", "fa-rocket", "fa-github") if word in page]
-    assert "in a copy of the book's repository" in (html / "_sources/book/returns.ipynb").read_text(encoding="utf-8")
+    assert "in a copy of the book" in (html / "_sources/book/returns.ipynb").read_text(encoding="utf-8")
