@@ -79,6 +79,11 @@ def _kept(q: Tensor, k: int) -> Tensor:
     return ranks(q) < k
 
 
+def _settle(name: str, roles: tuple[str, ...], others: frozenset[str]) -> str | None:
+    """Whether `p` is the mass of a nucleus or the probabilities, from the other arguments."""
+    return "top_p" if others & {*VALUES.split("|")} else "probs"
+
+
 # --- the cases ---
 
 # No row is sorted, and the permutations that sort them are not their own inverses. As many rows as tokens: what takes
@@ -171,7 +176,7 @@ CHECK = Check(
         Arg("k", also=_NAMES),
         *VALUE_ARGS[1:],
         *FILLED_IN,
-        Arg("p", also="top_p topp", of=lambda x: 1.0, asked=True),
+        Arg("top_p", also="p topp nucleus_p", of=lambda x: 1.0, asked=True),
     ),
     needs=(VALUES, "k"),
     signature=("logits", "k"),
@@ -180,6 +185,7 @@ CHECK = Check(
     reference=_RIGHT,
     cases=cases,
     mistakes=tuple(replace(m, implementations=tuple(map(of_k, m.implementations))) for m in MISTAKES),
+    settle=_settle,
     readings=readings("k"),
     observe=observe,
     choose=choosing([*_RIGHT.values()]),
