@@ -41,7 +41,7 @@ _VALUES = ("logits", "probs", "log_probs", "values")
 VALUES = "|".join(_VALUES)
 VALUE_ARGS = (
     Arg("logits", "B V", "h preferences prefs preference l"),
-    Arg("probs", "B V", "p q", of=lambda x: x.logits.softmax(-1)),
+    Arg("probs", "B V", "q", of=lambda x: x.logits.softmax(-1)),
     Arg("log_probs", "B V", "lprobs", of=lambda x: x.logits.log_softmax(-1)),
     Arg(
         "values",

@@ -172,9 +172,10 @@ CHECK = Check(
     "top_k",
     5,
     args=(
-        *VALUE_ARGS[:1],
+        VALUE_ARGS[0],
         Arg("k", also=_NAMES),
-        *VALUE_ARGS[1:],
+        VALUE_ARGS[1]._replace(also="p q"),
+        *VALUE_ARGS[2:],
         *FILLED_IN,
         Arg("top_p", also="p topp nucleus_p", of=lambda x: 1.0, asked=True),
     ),
