@@ -68,7 +68,7 @@ def check_top_k(
     Example:
         >>> def filtered(logits, k):
         ...     threshold = logits.topk(k - 1 or 1).values[..., -1:]
-        ...     return logits.masked_fill(logits < threshold, -torch.inf)
+        ...     return logits.masked_fill(logits < threshold, -math.inf)
         >>> print(check_top_k(filtered).headline)
         check_top_k: WRONG, a known mistake: one token too few is kept
     """
