@@ -41,7 +41,7 @@ _VALUES = ("logits", "probs", "log_probs", "values")
 VALUES = "|".join(_VALUES)
 VALUE_ARGS = (
     Arg("logits", "B V", "h preferences prefs preference l"),
-    Arg("probs", "B V", of=lambda x: x.logits.softmax(-1)),
+    Arg("probs", "B V", "q", of=lambda x: x.logits.softmax(-1)),
     Arg("log_probs", "B V", "lprobs", of=lambda x: x.logits.log_softmax(-1)),
     Arg(
         "values",
@@ -74,7 +74,11 @@ def readings(parameter: str) -> Callable[[frozenset[str]], list[Reading]]:
         if "values" in roles:
             kinds[", read as probabilities"] = {"values": lambda x: x.logits.softmax(-1)}
             kinds[", read as log-probabilities"] = {"values": lambda x: x.logits.log_softmax(-1)}
-        values = {"k": lambda x: x.logits.shape[-1], "p": lambda x: 1.0, parameter: lambda x: getattr(x, parameter)}
+        values = {
+            "top_k": lambda x: x.logits.shape[-1],
+            "top_p": lambda x: 1.0,
+            parameter: lambda x: getattr(x, parameter),
+        }
         per_row = {
             name: lambda x, value=value: torch.tensor([value(x)] * len(x.logits)) for name, value in values.items()
         }
@@ -119,7 +123,7 @@ def judged(
             given = parameters_of(function)
         except (TypeError, ValueError):
             given = []
-        roles = {(names or {}).get(p.name) or next(iter(roles_of(p.name, check.args)), "") for p in given}
+        roles = {r for p in given for r in ((names or {}).get(p.name), *roles_of(p.name, check.args)) if r}
         takes_values = bool(roles & {*_VALUES})
         if inspect.isclass(function) or (parameter in roles and not takes_values):
             try:
@@ -137,6 +141,8 @@ def _made(
     """The function of values and a parameter of what makes a filter from the parameter alone."""
     outer = bind(make, check.args, (parameter,), (parameter,), names)[0]
     rest = {arg.name: arg.of(None) for arg in FILLED_IN[1:] if arg.of}
+    if more := outer.roles - {parameter, *rest}:
+        raise Misfit(f"it takes nothing to filter, and {', '.join(sorted(more))} besides {parameter}")
     filtering = outer.call(make, {**rest, parameter: sample})
     if isinstance(filtering, Tensor) or not callable(filtering):
         raise Misfit(f"it takes no {parameter} besides what it filters, and returns no function")

@@ -240,6 +240,13 @@ def test_a_first_argument_of_an_unknown_name_is_asked_for():
     assert check_top_k(call=lambda x: renormalised(x.probs, x.k)).ok
 
 
+def test_what_p_means_follows_from_the_others():
+    assert check_top_k(lambda p, k: renormalised(p, k)).ok  # noqa: PLW0108
+    assert check_top_k(with_p).ok
+    with pytest.raises(UnknownForm, match="nothing to filter"):
+        check_top_k(lambda k, temperature: k)
+
+
 def test_values_with_indices_are_judged_together():
     twice = check_top_k(lambda logits, k: ((v := logits.softmax(-1).topk(k)).values.softmax(-1), v.indices))
     assert twice.mistakes[0].key == "top_k.softmax_twice"

@@ -261,6 +261,12 @@ def test_a_nucleus_that_drops_tokens_at_p_equal_to_1_is_right_with_a_remark():
     assert AT_ONE in report.remarks
 
 
+def test_what_a_short_name_means_follows_from_the_others():
+    assert check_top_p(lambda q, p: of_probabilities(q, p)).ok  # noqa: PLW0108
+    assert check_top_p(lambda logits, q: both(logits, top_p=q)).ok
+    assert check_top_p(lambda logits, prob: both(logits, top_p=prob)).ok
+
+
 def test_ties_in_another_order_are_right():
     assert check_top_p(lambda logits, p: both(logits.flip(-1), top_p=p).flip(-1)).ok
 

@@ -68,7 +68,7 @@ def check_top_k(
     Example:
         >>> def filtered(logits, k):
         ...     threshold = logits.topk(k - 1 or 1).values[..., -1:]
-        ...     return logits.masked_fill(logits < threshold, -torch.inf)
+        ...     return logits.masked_fill(logits < threshold, -math.inf)
         >>> print(check_top_k(filtered).headline)
         check_top_k: WRONG, a known mistake: one token too few is kept
     """
@@ -77,6 +77,11 @@ def check_top_k(
 
 def _kept(q: Tensor, k: int) -> Tensor:
     return ranks(q) < k
+
+
+def _settle(name: str, roles: tuple[str, ...], others: frozenset[str]) -> str | None:
+    """Whether `p` is the mass of a nucleus or the probabilities, from the other arguments."""
+    return "top_p" if others & {*VALUES.split("|")} else "probs"
 
 
 # --- the cases ---
@@ -167,11 +172,12 @@ CHECK = Check(
     "top_k",
     5,
     args=(
-        *VALUE_ARGS[:1],
+        VALUE_ARGS[0],
         Arg("k", also=_NAMES),
-        *VALUE_ARGS[1:],
+        VALUE_ARGS[1]._replace(also="p q"),
+        *VALUE_ARGS[2:],
         *FILLED_IN,
-        Arg("p", also="top_p topp", of=lambda x: 1.0, asked=True),
+        Arg("top_p", also="p topp nucleus_p", of=lambda x: 1.0, asked=True),
     ),
     needs=(VALUES, "k"),
     signature=("logits", "k"),
@@ -180,6 +186,7 @@ CHECK = Check(
     reference=_RIGHT,
     cases=cases,
     mistakes=tuple(replace(m, implementations=tuple(map(of_k, m.implementations))) for m in MISTAKES),
+    settle=_settle,
     readings=readings("k"),
     observe=observe,
     choose=choosing([*_RIGHT.values()]),

@@ -97,7 +97,7 @@ def _kept(q: Tensor, p: float) -> Tensor:
 
 def _settle(name: str, roles: tuple[str, ...], others: frozenset[str]) -> str | None:
     """Whether `prob` or `q` is the probabilities or the mass, from the other arguments."""
-    return "p" if others & {"logits", "log_probs", "values", "probs"} else "probs" if "p" in others else None
+    return "p" if others & {*VALUES.split("|")} else "probs" if "p" in others else None
 
 
 # --- the cases ---
@@ -344,7 +344,7 @@ CHECK = Check(
         Arg("p", also=_NAMES),
         *VALUE_ARGS[1:],
         *FILLED_IN,
-        Arg("k", also="top_k topk", of=lambda x: x.logits.shape[-1], asked=True),
+        Arg("top_k", also="k topk", of=lambda x: x.logits.shape[-1], asked=True),
     ),
     needs=(VALUES, "p"),
     signature=("logits", "p"),
