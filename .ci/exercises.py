@@ -145,8 +145,9 @@ def stub(source: str, used: set[str]) -> str:
 def introduction(chapter: Path) -> str:
     """The first cell: what this is, and how to get the package."""
     title = next(line for line in cells_of(chapter)[0].source.splitlines() if line.startswith("# "))
-    url = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
-    install = f'`pip install "pgtheory[book] @ git+{url}"`' if url else '`make lab`, or `pip install ".[book]"`'
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["sphinx"]["config"]
+    url = config["html_theme_options"]["repository_url"]
+    install = f'`pip install "pgtheory[chapters] @ git+{url}"`' if url else '`make lab`, or `pip install ".[chapters]"`'
     where = "" if url else " in a copy of the book's repository"
     return (
         f"{title}: exercises\n\n"

@@ -378,7 +378,7 @@ def plot_plateaus(performances: Mapping[str, Tensor], levels: Mapping[str, float
 
 @drawn
 def plot_gradient_clouds(clouds: Mapping[str, Tensor], gradient: Tensor, *, wrong: Sequence[str] = ()) -> Figure:
-    r"""Clouds of estimates $\hat g$ in a plane, with their mean and the exact gradient as an arrow, a panel for each.
+    r"""Clouds of estimates :math:`\hat g` in a plane, with their mean and the exact gradient as an arrow, a panel each.
 
     Args:
         clouds: for each estimator its estimates, `[N, 2]`.
