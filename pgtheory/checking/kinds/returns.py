@@ -71,7 +71,7 @@ def check_returns(
         >>> print(check_returns(returns).headline)
         check_returns: WRONG, a known mistake: the returns in reversed order
         >>> print(check_returns(lambda rewards, gamma: returns(rewards, gamma)[::-1]).headline)
-        check_returns: right
+        check_returns: right, with 1 remark
     """
     return CHECK.judge(function, call=call, layout=layout, names=names)
 
