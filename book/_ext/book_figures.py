@@ -49,6 +49,7 @@ def add_dark_versions(app: Sphinx, doctree: nodes.document) -> None:
         image["classes"] += ["figure-light", "dark-light"]  # the theme leaves `dark-light` as it is
         other["classes"] += ["figure-dark", "dark-light"]
         other["ids"], other["names"] = [], []
+        other["loading"] = "lazy"  # a page in the light never asks for it
         image.parent.insert(image.parent.index(image) + 1, addnodes.only("", other, expr="html"))
 
 

@@ -47,13 +47,14 @@ class Visit:
     page: str
     errors: list[str] = field(default_factory=list)
     requests: set[str] = field(default_factory=set)
+    loaded: set[str] = field(default_factory=set)
     seen: dict[str, Any] = field(default_factory=dict)
     axe: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def weight(self) -> dict[str, int]:
-        """The bytes of each file that the page loads, uncompressed."""
-        paths = {Path(unquote(urlsplit(url).path)) for url in self.requests if url.startswith("file:")}
+        """The bytes of each file that the page loads in the light, uncompressed."""
+        paths = {Path(unquote(urlsplit(url).path)) for url in self.loaded if url.startswith("file:")}
         return {path.name: path.stat().st_size for path in sorted(paths) if path.is_file()}
 
 
@@ -96,6 +97,7 @@ async def visit(context: BrowserContext, name: str, look: str, axe: str) -> Visi
     await page.set_viewport_size({"width": WIDE, "height": HEIGHT})
     for aspect in ("mathematics", "moves", "folds"):
         found.seen[aspect] = await page.evaluate(f"look.{aspect}()")
+    found.loaded = set(found.requests)
     await page.evaluate("look.thin()")
     found.axe = {theme: await audit(page, theme) for theme in AXE}
     await page.close()
