@@ -12,7 +12,6 @@ from pgtheory.checking.report import Mistake, Report
 # The check, its module, its mistakes and the options of its function.
 _TABLE: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("mdp", "_environment", "MISTAKES", {}),
-    ("advantages", "_advantages", "MISTAKES", {}),
     ("policy_gradient", "_policy_gradient", "MISTAKES", {}),
     ("ppo", "_ppo", "MISTAKES", {}),
     ("kl", "_kl", "MISTAKES", {}),
