@@ -351,3 +351,14 @@ def check_like(name: str, value: Tensor, other_name: str, other: Tensor, read: T
     check_same_kind(name, value, other_name, other)
     check_same_shape(name, value, other_name, other)
     check_finite(name, value, read)
+
+
+def check_names(argument: str, names: Sequence[str] | None, expected: int) -> tuple[str, ...] | None:
+    """`names` as a tuple, if they are `expected` texts."""
+    if names is None:
+        return None
+    if isinstance(names, (str, bytes)) or not isinstance(names, Sequence) or not all(isinstance(n, str) for n in names):
+        raise TypeError(f"{argument} must be a sequence of texts, not {named(names)}")
+    if len(names) != expected:
+        raise ValueError(f"{argument} has {len(names)} names, expected {expected}")
+    return tuple(names)

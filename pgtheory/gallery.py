@@ -24,6 +24,8 @@ __all__ = [
     "short_corridor",
     "student_chain",
     "student_mdp",
+    "tiny_language",
+    "tiny_language_model",
     "token_sequences",
     "token_tree",
     "trap",
@@ -35,6 +37,17 @@ OUTCOMES_LIMIT = 10_000_000
 
 # A token tree with more states than this is refused.
 TREE_LIMIT = 2**22
+
+# The tokens of the tiny language, and the probability of the next one at the start and after each of them.
+WORDS = ("good", "bad", "not", ".")
+GOOD, BAD, NOT, FULL_STOP = range(4)
+BIGRAMS = (
+    (0.3, 0.2, 0.4, 0.1),
+    (0.1, 0.1, 0.1, 0.7),
+    (0.1, 0.1, 0.1, 0.7),
+    (0.5, 0.3, 0.1, 0.1),
+    (0.0, 0.0, 0.0, 1.0),
+)
 
 
 def recycling_robot(
@@ -579,6 +592,7 @@ def token_tree(
     n_prompts: int = 1,
     initial: Float[Tensor, "n_prompts"] | Sequence[float] | None = None,
     seed: int = 0,
+    words: Sequence[str] | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> FiniteMDP:
     r"""Language generation as an MDP: a state is a prompt and the tokens so far, an action appends one token.
@@ -595,13 +609,15 @@ def token_tree(
         n_prompts: the number of prompts; prompt x is state x.
         initial: the distribution of the prompts, `[n_prompts]`; uniform by default.
         seed: which table of random rewards, where `reward` is not given.
+        words: a name for each token, of which the names of states and actions are made; otherwise the numbers.
         dtype: the dtype of probabilities and rewards.
 
     Returns:
         The tree, :math:`(V^{L+1} - 1)/(V - 1)` states for each prompt where there is no `eos`.
 
     Raises:
-        ValueError: as `token_sequences`, or if `reward` or `initial` does not have the right number of entries.
+        ValueError: as `token_sequences`, or if `reward`, `initial` or `words` does not have the right number of
+            entries.
 
     Source:
         Ours; Puterman, *Markov Decision Processes*, 1994, section 2.1, calls such a state a history.
@@ -614,6 +630,7 @@ def token_tree(
         tensor([1., 2.], dtype=torch.float64)
     """
     sequences = token_sequences(n_tokens, length, eos=eos, n_prompts=n_prompts)
+    words = _checks.check_names("words", words, n_tokens)
     n_prompts, random = _checks.check_count("n_prompts", n_prompts), _seeded(seed)
     terminal = torch.tensor([len(tokens) == length or tokens[-1:] == (eos,) for _, tokens in sequences])
     by_state = torch.zeros(len(sequences), dtype=torch.float64)
@@ -628,8 +645,76 @@ def token_tree(
         n_actions=n_tokens,
         initial=_prompt_distribution(initial, n_prompts, len(sequences)),
         terminal=terminal,
-        state_names=[" ".join([f"x{prompt}", *map(str, tokens)]) for prompt, tokens in sequences],
+        state_names=[_text(prompt, tokens, words, n_prompts) for prompt, tokens in sequences],
+        action_names=words,
     ).to(dtype=dtype)
+
+
+def tiny_language(length: int = 2, *, dtype: torch.dtype = torch.float64) -> FiniteMDP:
+    r"""The token tree of this book: reviews in a language of three words, rated when they are complete.
+
+    The words are good, bad and not, and a full stop ends the review; so does the length limit. Each good counts 1 and
+    each bad -1, and the word "not" turns the one after it over: "not bad" is rated 1, "good good" 2.
+
+    Args:
+        length: the largest number of tokens in a review, the full stop included.
+        dtype: the dtype of probabilities and rewards.
+
+    Returns:
+        The `token_tree`; actions 0 good, 1 bad, 2 not, 3 the full stop. With two tokens it has 17 states, and state
+        `1 + a` follows the first token `a`.
+
+    Raises:
+        ValueError: if `length` is less than 1, or so large that the tree has more than 2^22 states.
+
+    Source:
+        Ours.
+
+    Example:
+        >>> language = tiny_language()
+        >>> language.state_names[:6]
+        ('start', 'good', 'bad', 'not', '.', 'good good')
+        >>> language.expected_rewards()[3]  # after "not"
+        tensor([-1.,  1.,  0.,  0.], dtype=torch.float64)
+    """
+    return token_tree(
+        len(WORDS), length, reward=lambda prompt, tokens: _rating(tokens), eos=FULL_STOP, words=WORDS, dtype=dtype
+    )
+
+
+def tiny_language_model(length: int = 2, *, dtype: torch.dtype = torch.float64) -> Float[Tensor, "S A"]:
+    r"""A policy for `tiny_language`: the probability of the next token, given the last one alone.
+
+    Its most probable first word is "not", its most probable review "good ."; so greedy decoding misses it.
+
+    Args:
+        length: as for `tiny_language`.
+        dtype: the dtype of the probabilities.
+
+    Returns:
+        The table of probabilities, `[S, A]`; the rows of complete reviews are 0.
+
+    Raises:
+        ValueError: as `tiny_language`.
+
+    Source:
+        Ours; Shannon, *A mathematical theory of communication*, 1948, section 3, writes English in this way.
+
+    Example:
+        >>> tiny_language_model()[:5]
+        tensor([[0.3000, 0.2000, 0.4000, 0.1000],
+                [0.1000, 0.1000, 0.1000, 0.7000],
+                [0.1000, 0.1000, 0.1000, 0.7000],
+                [0.5000, 0.3000, 0.1000, 0.1000],
+                [0.0000, 0.0000, 0.0000, 0.0000]], dtype=torch.float64)
+    """
+    if dtype is not None:  # which means float64, as for the worlds of this module
+        _checks.check_dtype("dtype", dtype)
+    sequences = token_sequences(len(WORDS), length, eos=FULL_STOP)
+    complete = torch.tensor([len(tokens) == length or tokens[-1:] == (FULL_STOP,) for _, tokens in sequences])
+    # Row 0 is that of the start, row 1 + a that of the token a.
+    rows = torch.tensor([1 + tokens[-1] if tokens else 0 for _, tokens in sequences])
+    return torch.tensor(BIGRAMS, dtype=torch.float64)[rows].where(~complete[:, None], 0.0).to(dtype=dtype)
 
 
 def garnet(
@@ -739,6 +824,22 @@ def _response_rewards(
     _checks.check_callable("reward", reward)
     numbers = [_checks.check_finite_number("reward(…)", reward(prompt, tokens)) for prompt, tokens in responses]
     return torch.tensor(numbers, dtype=torch.float64)
+
+
+def _text(prompt: int, tokens: Sequence[int], words: Sequence[str] | None, n_prompts: int) -> str:
+    """The name of a state of a token tree."""
+    if words is None:
+        return " ".join([f"x{prompt}", *map(str, tokens)])
+    start = "start" if n_prompts == 1 and not tokens else f"x{prompt}"
+    return " ".join([*([start] if n_prompts > 1 or not tokens else []), *(words[token] for token in tokens)])
+
+
+def _rating(tokens: Sequence[int]) -> int:
+    """+1 for each good, -1 for each bad, turned over by "not" just before it."""
+    worth = {GOOD: 1, BAD: -1}
+    return sum(
+        worth.get(t, 0) * (-1 if before == NOT else 1) for before, t in zip((None, *tokens[:-1]), tokens, strict=True)
+    )
 
 
 def _prompt_distribution(initial: Tensor | Sequence[float] | None, n_prompts: int, n_states: int) -> Tensor:

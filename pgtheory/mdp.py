@@ -103,8 +103,8 @@ class FiniteMDP:
         _checks.check_finite("rewards", self.rewards)
         _checks.check_finite("initial", self.initial)
         _check_stored(self.outcomes, self.n_states, self.n_actions, len(self.rewards))
-        _names("state_names", self.state_names, self.n_states)
-        _names("action_names", self.action_names, self.n_actions)
+        _checks.check_names("state_names", self.state_names, self.n_states)
+        _checks.check_names("action_names", self.action_names, self.n_actions)
 
     @classmethod
     def from_outcomes(
@@ -318,8 +318,8 @@ class FiniteMDP:
             initial=_initial_distribution(initial, n_states, probability),
             terminal=ends,
             outcomes=merged,
-            state_names=_names("state_names", state_names, n_states),
-            action_names=_names("action_names", action_names, n_actions),
+            state_names=_checks.check_names("state_names", state_names, n_states),
+            action_names=_checks.check_names("action_names", action_names, n_actions),
         )
         idle = ~mdp.available.any(-1) & ~ends
         if idle.any():
@@ -794,13 +794,3 @@ def _initial_distribution(initial: Any, n_states: int, like: Tensor) -> Tensor:
     if abs(total - 1) > _checks.probability_tolerance(given.dtype):
         raise ValueError(f"initial sums to {total:.10g}, not 1")
     return given
-
-
-def _names(argument: str, names: Sequence[str] | None, expected: int) -> tuple[str, ...] | None:
-    if names is None:
-        return None
-    if isinstance(names, (str, bytes)) or not isinstance(names, Sequence) or not all(isinstance(n, str) for n in names):
-        raise TypeError(f"{argument} must be a sequence of texts, not {_checks.named(names)}")
-    if len(names) != expected:
-        raise ValueError(f"{argument} has {len(names)} names, expected {expected}")
-    return tuple(names)

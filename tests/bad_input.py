@@ -183,8 +183,29 @@ call("random_walk", n=3, r_left=0.0, r_right=0.5, dtype=F64)
 call("recycling_robot", alpha=0.5, beta=0.5, r_search=2.0, r_wait=1.0, r_rescue=-3.0, dtype=F64)
 call("token_sequences", n_tokens=2, length=2, eos=1, n_prompts=1)
 TREE = {"eos": 1, "n_prompts": 2, "dtype": F64}
-call("token_tree", n_tokens=2, length=2, **TREE, reward=torch.arange(6, dtype=F64), initial=[0.5, 0.5], seed=0)
-call("token_tree of random rewards", pg.token_tree, n_tokens=2, length=2, **TREE, reward=None, initial=None, seed=0)
+call(
+    "token_tree",
+    n_tokens=2,
+    length=2,
+    **TREE,
+    reward=torch.arange(6, dtype=F64),
+    initial=[0.5, 0.5],
+    seed=0,
+    words=("a", "b"),
+)
+call(
+    "token_tree of random rewards",
+    pg.token_tree,
+    n_tokens=2,
+    length=2,
+    **TREE,
+    reward=None,
+    initial=None,
+    seed=0,
+    words=None,
+)
+for name in ("tiny_language", "tiny_language_model"):
+    call(name, length=2, dtype=F64)
 call("two_answer_lengths", length=3, rewards=(1.0, 1.0, 0.0), dtype=F64)
 
 call("at_steps", table=POLICY, trajectories=EPISODES)
@@ -481,7 +502,7 @@ KINDS: dict[str, Callable[..., list[Value]]] = {
     **dict.fromkeys(["envs"], environments),
     **dict.fromkeys(["initial"], start),
     **dict.fromkeys(["terminal"], states_of),
-    **dict.fromkeys(["state_names", "action_names"], names),
+    **dict.fromkeys(["state_names", "action_names", "words"], names),
     **dict.fromkeys(["goal"], partial(count, least=2)),
     **dict.fromkeys(["ddof"], FROM_0),
     **dict.fromkeys(["seed"], but(partial(count, least=-(10**30)), negative=alike)),
@@ -648,7 +669,9 @@ special("token_tree", eos=FROM_0, reward=reward_of_tokens, initial=optional(star
 special("two_answer_lengths", rewards=numbers)
 special("at_steps", table=but(floats, longer=finite, more_axes=finite, other_floats=same, inf=no_nan, minus_inf=no_nan))
 special("token_tree", eos=lambda x: [value for value in FROM_0(x) if value.label != "None"])
-special("token_tree of random rewards", reward=unchecked, initial=unchecked, eos=optional(FROM_0, no_nan))
+special(
+    "token_tree of random rewards", words=unchecked, reward=unchecked, initial=unchecked, eos=optional(FROM_0, no_nan)
+)
 for name in ("discount_factors", "return_matrix"):
     special(name, horizon=FROM_0)
 for name in ("TabularPolicy", "LinearPolicy", "NeuralPolicy", "SoftmaxPolicy"):

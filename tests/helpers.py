@@ -1,8 +1,12 @@
 """What the tests share."""
 
+from pathlib import Path
+
 import torch
+import yaml
 from torch import Tensor
 
+ROOT = Path(__file__).parents[1]
 F64 = torch.float64
 
 
@@ -21,3 +25,9 @@ def assert_same_up_to_rounding(found: Tensor, expected: Tensor, ulps: int = 4) -
     finite = expected.detach().where(expected.isfinite(), 0.0)
     tolerance = ulps * torch.finfo(expected.dtype).eps * float(finite.abs().max())
     torch.testing.assert_close(found, expected, rtol=0.0, atol=tolerance)
+
+
+def numbered_chapters() -> list[Path]:
+    """The chapters with a number, each of which has its module, in the order of the book."""
+    parts = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))["parts"]
+    return [ROOT / f"{entry['file']}.ipynb" for part in parts if part["numbered"] for entry in part["chapters"]]

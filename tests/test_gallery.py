@@ -9,6 +9,7 @@ from helpers import seeded
 
 from pgtheory import gallery
 from pgtheory.mdp import FiniteMDP, equiprobable_policy
+from pgtheory.trajectories import enumerate_trajectories
 
 ALL = {
     "recycling_robot": gallery.recycling_robot,
@@ -23,6 +24,7 @@ ALL = {
     "correlated_rewards": gallery.correlated_rewards,
     "trap": gallery.trap,
     "two_state_toy": gallery.two_state_toy,
+    "tiny_language": gallery.tiny_language,
     "token_tree": gallery.token_tree,
     "garnet": lambda **kwargs: gallery.garnet(6, 2, 3, **kwargs),
 }
@@ -73,7 +75,7 @@ def test_the_dtype_is_the_one_asked_for(name):
 
 
 def test_every_public_function_that_returns_an_mdp_is_in_these_tests():
-    assert set(gallery.__all__) - {"token_sequences"} == set(ALL)
+    assert set(gallery.__all__) - {"tiny_language_model", "token_sequences"} == set(ALL)
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(0.9, 0.3), (0.5, 0.25), (1.0, 0.0)])
@@ -333,6 +335,62 @@ def test_the_pieces_of_a_garnet_have_the_moments_of_uniform_spacings():
     assert (pieces**2).mean(0).tolist() == pytest.approx([2 / (k * (k + 1))] * k, abs=5 * 0.13 / math.sqrt(rows))
 
 
+REVIEWS = {
+    ".": 0,
+    "good good": 2,
+    "good bad": 0,
+    "good not": 1,
+    "good .": 1,
+    "bad good": 0,
+    "bad bad": -2,
+    "bad not": -1,
+    "bad .": -1,
+    "not good": -1,
+    "not bad": 1,
+    "not not": 0,
+    "not .": 0,
+}
+
+
+def test_every_review_of_the_tiny_language_has_its_rating():
+    mdp = gallery.tiny_language()
+    p, rewards, terminal = arrays(mdp)
+    found = {}
+    for s, a, s_next, r in zip(*np.nonzero(p), strict=True):
+        if terminal[s_next]:
+            found[mdp.state_names[s_next]] = rewards[r]
+            start = "" if s == 0 else mdp.state_names[s] + " "
+            assert mdp.state_names[s_next] == start + mdp.action_names[a]
+    assert found == REVIEWS
+    longer = gallery.tiny_language(4)
+    ends = {name: s for s, name in enumerate(longer.state_names)}
+    into = {longer.state_names[s]: longer.rewards[r] for _, _, s, r in zip(*np.nonzero(arrays(longer)[0]), strict=True)}
+    assert [into[x] for x in ("not not bad bad", "good not bad .", "good good good good")] == [0, 2, 4]
+    assert longer.terminal[ends["not bad ."]]
+
+
+def test_greedy_decoding_of_the_tiny_language_model_misses_its_most_probable_review():
+    mdp, model = gallery.tiny_language(), gallery.tiny_language_model()
+    trajectories, probabilities = enumerate_trajectories(mdp, model, horizon=2)
+    names = [mdp.state_names[s] for s in trajectories.states[:, -1].tolist()]
+    by_name = dict(zip(names, probabilities.tolist(), strict=True))
+    assert max(by_name, key=by_name.get) == "good ."
+    assert by_name["good ."] == pytest.approx(0.3 * 0.7)
+    assert by_name["not good"] == pytest.approx(0.4 * 0.5)
+    assert mdp.action_names[model[0].argmax()] == "not"
+    assert mdp.action_names[model[3].argmax()] == "good"
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_the_tiny_language_model_looks_at_the_last_token_alone(length):
+    mdp, model = gallery.tiny_language(length), gallery.tiny_language_model(length, dtype=torch.float32)
+    assert model.dtype == torch.float32
+    short = gallery.tiny_language_model()
+    for s, (_, tokens) in enumerate(gallery.token_sequences(4, length, eos=3)):
+        expected = torch.zeros(4) if mdp.terminal[s] else short[1 + tokens[-1] if tokens else 0].float()
+        assert torch.equal(model[s], expected)
+
+
 def test_building_mdps_leaves_the_global_random_state_alone():
     before = torch.get_rng_state()
     gallery.garnet(5, 2, 2)
@@ -365,7 +423,10 @@ BAD = {
         r"initial has shape \[1\], expected \[2\]",
     ),
     "prompts that sum to 0.8": (lambda: gallery.token_tree(n_prompts=2, initial=[0.4, 0.4]), "initial sums to 0.8"),
+    "too few words": (lambda: gallery.token_tree(2, 2, words=("yes",)), "words has 1 names, expected 2"),
     "sequences of no token": (lambda: gallery.token_sequences(0, 1), "n_tokens must be at least 1"),
+    "a review of no token": (lambda: gallery.tiny_language(0), "length must be at least 1"),
+    "a model of reviews of no token": (lambda: gallery.tiny_language_model(0), "length must be at least 1"),
     "branching above n_states": (lambda: gallery.garnet(3, 1, 4), "branching is 4, more than the 3 states"),
     "stop above 1": (lambda: gallery.garnet(3, 1, 2, stop_probability=2.0), r"stop_probability must be in \[0, 1\]"),
 }

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from helpers import numbered_chapters
 
 import pgtheory
 
@@ -197,7 +198,7 @@ def rows_of_bad_input() -> list[tuple[str, str, str]]:
 
 
 def test_the_tables_of_bad_input_cover_each_chapter() -> None:
-    chapters = {path.stem for path in (ROOT / "book").glob("*.ipynb")}
+    chapters = {path.stem for path in numbered_chapters()}
     assert chapters <= {path.removeprefix("test_") for path, _, _ in rows_of_bad_input()}
 
 

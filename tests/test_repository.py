@@ -14,9 +14,11 @@ from typing import Any
 import nbformat
 import pytest
 import yaml
+from helpers import numbered_chapters
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted((ROOT / "book").glob("*.ipynb"))
+NUMBERED = numbered_chapters()
 TEXT_SUFFIXES = {"", ".bib", ".cff", ".css", ".ipynb", ".js", ".md", ".py", ".toml", ".txt", ".yml"}
 
 
@@ -66,7 +68,7 @@ def test_a_chapter_is_a_valid_notebook_without_outputs(path: Path) -> None:
     assert len(set(ids)) == len(ids)
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NUMBERED, ids=lambda path: path.stem)
 def test_a_chapter_asks_sums_up_and_sets_exercises(path: Path) -> None:
     text = markdown_of(path)
     headings = re.findall(r"^(#{1,6}) (.*)$", re.sub(r"^(`{3,}|~{3,}).*?^\1", "", text, flags=re.M | re.S), flags=re.M)
@@ -84,8 +86,8 @@ def test_the_cells_of_a_chapter_are_short_and_call_the_package(path: Path) -> No
             assert len(cell.source.splitlines()) <= 25, cell.id
             nodes = ast.walk(ast.parse(re.sub(r"^[%!].*$", "", cell.source, flags=re.M)))
             defined = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)]
-            # What a reader would hand in, such as a reward, may stand in a cell; work belongs in the package.
-            assert all((node.end_lineno or 0) - node.lineno < 8 for node in defined), cell.id
+            # What a reader could retype or hand in may stand in a cell; work belongs in the package.
+            assert all((node.end_lineno or 0) - node.lineno < 15 for node in defined), cell.id
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
@@ -101,10 +103,11 @@ def test_each_figure_of_a_chapter_has_a_name_a_caption_and_a_text_that_stands_fo
 
 def test_each_chapter_is_in_the_table_of_contents_and_has_its_module() -> None:
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    listed = [entry["file"] for part in toc["parts"] for entry in part["chapters"] if part["numbered"]]
-    assert sorted(listed) == [f"book/{path.stem}" for path in CHAPTERS]
+    listed = [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
+    assert {f"book/{path.stem}" for path in CHAPTERS} <= set(listed)
+    assert {path.stem for path in set(CHAPTERS) - set(NUMBERED)} == {"prologue", "computation"}
     modules = ROOT / "pgtheory"
-    assert all((modules / f"{p.stem}.py").exists() or (modules / p.stem / "__init__.py").exists() for p in CHAPTERS)
+    assert all((modules / f"{p.stem}.py").exists() or (modules / p.stem / "__init__.py").exists() for p in NUMBERED)
 
 
 EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.S)

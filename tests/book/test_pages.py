@@ -83,7 +83,7 @@ def test_each_page_is_built_with_its_title(html: Path, page: str) -> None:
 def test_each_labelled_equation_is_on_its_page(html: Path, page: str) -> None:
     article = built(html, page)
     labelled = equations(source_text(page))
-    assert labelled
+    assert labelled or page in {"book/prologue", "book/computation"}
     for name, body in labelled.items():
         shown = article.find(id=make_id(f"equation-{name}"))
         assert shown is not None, name
