@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from helpers import seeded
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -293,3 +294,31 @@ def test_the_cloud_shows_the_mean_of_the_estimates_and_the_gradient() -> None:
     ends = [line.get_xydata().tolist() for line in axes.lines]
     assert [[2.0, 1.0]] in ends
     assert [tuple(a.xy) for a in axes.texts if a.get_text() == ""] == [(2.0, 0.5)]
+
+
+def places(path: str) -> list[tuple[float, float]]:
+    """The points of a path in absolute or in relative letters, by the rules of SVG."""
+    words, found, letter, here = re.findall(r"[MLQClqcz]|-?[\d.]+", path), [], "", 0j
+    while words:
+        if words[0].isalpha():
+            letter = words.pop(0)
+            continue
+        n = {"m": 1, "l": 1, "q": 2, "c": 3}[letter.lower()]
+        start = here if letter.islower() else 0j
+        points = [start + complex(float(words.pop(0)), float(words.pop(0))) for _ in range(n)]
+        found += [(point.real, point.imag) for point in points]
+        here = points[-1]
+    return found
+
+
+def test_a_shorter_path_has_the_same_points() -> None:
+    points = iter(torch.rand(400, 2, generator=seeded(), dtype=torch.float64).mul(300).sub(20).tolist())
+    whole = ""
+    for letters in ("MLLLLLz", "MLCCCLz", "MQQLL", "MCCCCCCCCz"):
+        for letter in letters:
+            n = {"z": 0, "Q": 2, "C": 3}.get(letter, 1)
+            whole += " ".join([letter, *(f"{x:.6f} {y:.6f}" for x, y in (next(points) for _ in range(n)))]) + " "
+    shorter = _theme._shorter(f'<path d="{whole}"/>').removeprefix('<path d="').removesuffix('"/>')
+    assert len(shorter) < 0.7 * len(whole)
+    assert np.allclose(places(shorter), places(whole), rtol=0, atol=0.0051)
+    assert (shorter.count("M"), shorter.count("z")) == (4, 3)

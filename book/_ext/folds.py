@@ -7,7 +7,10 @@ from docutils import nodes
 from myst_nb.sphinx_ import HideCodeCellNode
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
+from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx_proof.nodes import proof_node
+
+SHARED_NAMES = {"proof-content", "exercise-content", "solution-content"}
 
 
 class ProofsHaveTitles(SphinxTransform):
@@ -26,6 +29,17 @@ class ProofsHaveTitles(SphinxTransform):
                 box.insert(0, nodes.title("", "Proof"))
 
 
+class BoxesHaveNoNames(SphinxPostTransform):
+    """The insides of theorems, exercises and solutions come with a name that is the same for all of a page."""
+
+    default_priority = 500
+
+    def run(self, **kwargs: Any) -> None:
+        """Take the name away: what a reference leads to is the box around it."""
+        for box in self.document.findall(nodes.section):
+            box["ids"] = [name for name in box["ids"] if name not in SHARED_NAMES]
+
+
 def visit_fold(self: Any, node: Any) -> None:
     """Open the fold of a code cell: its words name it, and no label contradicts them."""
     self.body.append(f'<details class="admonition hide {" ".join(node["classes"])}">\n<summary>\n')
@@ -40,6 +54,7 @@ def depart_fold(self: Any, node: Any) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    """Register the transform and the fold."""
+    """Register the transforms and the fold."""
     app.add_transform(ProofsHaveTitles)
+    app.add_post_transform(BoxesHaveNoNames)
     app.add_node(HideCodeCellNode, override=True, html=(visit_fold, depart_fold))

@@ -83,13 +83,35 @@ def _style(shade: Shade) -> Iterator[None]:
         _shade.reset(token)
 
 
+def _two_digits(number: float) -> str:
+    """No screen can tell two digits after the point from six."""
+    return f"{round(number, 2) + 0.0:.2f}".rstrip("0").rstrip(".")
+
+
+def _steps(path: re.Match[str]) -> str:
+    """A path by its steps, which are shorter than its places."""
+    x, y, letter, words = 0.0, 0.0, "", []
+    for command, numbers in re.findall(r"([MLQCz])([-\d.\s]*)", path[1]):
+        places = [float(number) for number in numbers.split()]
+        steps = [_two_digits(place - start) for place, start in zip(places, (x, y) * 3, strict=False)]
+        if command in "Mz":
+            words.append(command + numbers.strip())
+        else:
+            # A letter holds until the next one.
+            words.append((command.lower() if command != letter else "") + " ".join(steps))
+        letter = command
+        x, y = places[-2:] or (x, y)
+    return f' d="{" ".join(words)}"'
+
+
 def _shorter(svg: str) -> str:
-    """The drawing with two digits after the point in its paths and places, which no screen can tell from six."""
+    """The same drawing in fewer letters."""
 
     def rounded(match: re.Match[str]) -> str:
-        return re.sub(r"(-?\d+\.\d{2})\d+", r"\1", match[0])
+        return re.sub(r"-?\d+\.\d+", lambda number: _two_digits(float(number[0])), match[0])
 
-    return re.sub(r' d="[^"]*"|translate\([^)]*\)|<use [^>]*>', rounded, svg)
+    svg = re.sub(r' d="[^"]*"|translate\([^)]*\)|<use [^>]*>', rounded, svg)
+    return re.sub(r' d="([^"]*)"', _steps, svg)
 
 
 class Drawing:

@@ -6,6 +6,7 @@ import html as html_entities
 import importlib
 import inspect
 import re
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 from docutils.nodes import make_id
+from helpers import numbered_chapters
 
 import pgtheory
 from pgtheory.checking import mistakes
@@ -77,6 +79,13 @@ def test_each_page_is_built_with_its_title(html: Path, page: str) -> None:
     words = re.findall(r"\w+", re.sub(r"\$[^$]*\$", " ", title))
     assert words
     assert all(word in heading.get_text() for word in words)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_two_parts_of_a_page_have_one_name(html: Path, page: str) -> None:
+    soup = BeautifulSoup((html / f"{page}.html").read_text(encoding="utf-8"), "html.parser")
+    names = Counter(str(tag["id"]) for tag in soup.find_all(id=True))
+    assert [name for name, n in names.items() if n > 1] == []
 
 
 @pytest.mark.parametrize("page", CHAPTERS)
@@ -211,7 +220,7 @@ def test_the_front_page_has_all_ten_chapters(html: Path) -> None:
     index = built(html, "book/index")
     assert len(index.select(".chapter-card")) == 10
     links = {str(link["href"]).partition("#")[0] for link in index.select(".chapter-card a[href]")}
-    assert links == {f"{Path(page).name}.html" for page in CHAPTERS}
+    assert links == {f"{path.stem}.html" for path in numbered_chapters()}
 
 
 def test_the_front_page_has_its_figure_a_verdict_and_three_doors(html: Path) -> None:

@@ -6,8 +6,6 @@ from .conftest import HTML, NARROW, PAGES, WIDE, Visit
 
 pytestmark = pytest.mark.timeout(900)
 LIMIT = 2_000_000
-# The chapter of the theorem has two maps and a fan of paths, and is to come under the limit too.
-HEAVIER = {"book/policy_gradient": 2_100_000}
 
 
 def faults(visits: dict[str, Visit], *keys: str) -> dict[str, list[str]]:
@@ -71,7 +69,7 @@ def test_axe_finds_no_serious_fault(visits: dict[str, Visit], theme: str) -> Non
 def test_a_page_with_all_that_it_loads_is_light(visits: dict[str, Visit], page: str) -> None:
     weight = visits[page].weight
     heaviest = sorted(weight.items(), key=lambda item: -item[1])[:6]
-    assert sum(weight.values()) <= HEAVIER.get(page, LIMIT), f"{sum(weight.values()):,} bytes, of which {heaviest}"
+    assert sum(weight.values()) <= LIMIT, f"{sum(weight.values()):,} bytes, of which {heaviest}"
 
 
 @pytest.mark.parametrize(
