@@ -1,6 +1,9 @@
 """What the tests share."""
 
+import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import torch
 import yaml
@@ -31,3 +34,13 @@ def numbered_chapters() -> list[Path]:
     """The chapters with a number, each of which has its module, in the order of the book."""
     parts = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))["parts"]
     return [ROOT / f"{entry['file']}.ipynb" for part in parts if part["numbered"] for entry in part["chapters"]]
+
+
+def load(path: str) -> ModuleType:
+    """A file of Python that belongs to no package, by its place in the repository."""
+    spec = importlib.util.spec_from_file_location(f"under_test_{Path(path).stem}", ROOT / path)
+    assert spec
+    assert spec.loader
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where its named tuples look it up
+    spec.loader.exec_module(module)
+    return module

@@ -1,15 +1,13 @@
 """Each exercise has a grade and, in the chapters that are solved, a solution that answers back."""
 
 import ast
-import importlib.util
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import nbformat
 import pytest
+from helpers import load
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,17 +15,7 @@ ROOT = Path(__file__).parents[1]
 UNSOLVED = {"checking", "mdp", "policy_gradient", "reinforce", "softmax_policy", "surrogates", "value_functions"}
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("exercises", ROOT / ".ci" / "exercises.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["exercises"] = module  # its named tuple looks its module up
-    spec.loader.exec_module(module)
-    return module
-
-
-book = load()
+book = load(".ci/exercises.py")
 CHAPTERS = [pytest.param(path, id=path.stem) for path in book.chapters()]
 SOLVED = [pytest.param(path, id=path.stem) for path in book.chapters() if path.stem not in UNSOLVED]
 EXERCISES = [pytest.param(e, id=e.label) for path in book.chapters() for e in book.exercises(path)]

@@ -1,27 +1,16 @@
 """The machine-checked proofs: nothing is taken for granted in them, and what they cite is in the book."""
 
 import re
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 
 import nbformat
 import pytest
+from helpers import load
 
 ROOT = Path(__file__).parents[1]
 
 
-def load(path: Path) -> ModuleType:
-    spec = spec_from_file_location(f"under_test_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-check = load(ROOT / "proof" / "check.py")
+check = load("proof/check.py")
 SOURCES = [ROOT / "proof" / f"{stem}.v" for stem in check.STEMS]
 LABELS = re.compile(r"\(\* Book(?:, in part)?: ([\w-]+(?:, [\w-]+)*) \*\)")
 

@@ -1,30 +1,18 @@
 """Exercises and their solutions on the built pages, and the numbers that the notebooks of blanks give them."""
 
-import importlib.util
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from bs4 import BeautifulSoup
 from docutils.nodes import make_id
+from helpers import load
 
 ROOT = Path(__file__).parents[2]
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("exercises", ROOT / ".ci" / "exercises.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["exercises"] = module  # its named tuple looks its module up
-    spec.loader.exec_module(module)
-    return module
-
-
-book = load()
+book = load(".ci/exercises.py")
 CHAPTERS = [pytest.param(path, id=path.stem) for path in book.chapters()]
 
 

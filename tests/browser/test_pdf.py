@@ -1,12 +1,12 @@
 """`make pdf`, of three pages: numbered, linked, with a table of contents, and nothing cut off."""
 
-import importlib.util
 import shutil
 
 import pytest
+from helpers import load
 from pypdf import PdfReader
 
-from .conftest import HTML, NO_BOOK, ROOT, chromium
+from .conftest import HTML, NO_BOOK, chromium
 
 KEPT = ("book/index.html", "book/notation.html", "book/returns.html")
 
@@ -23,12 +23,7 @@ def pdf(tmp_path_factory: pytest.TempPathFactory) -> PdfReader:
     (folder / "html" / "book").mkdir()
     for name in KEPT:
         shutil.copy(HTML / name, folder / "html" / name)
-    spec = importlib.util.spec_from_file_location("pdf", ROOT / ".ci" / "pdf.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.main(folder / "html", folder / "book.pdf") == 0
+    assert load(".ci/pdf.py").main(folder / "html", folder / "book.pdf") == 0
     return PdfReader(folder / "book.pdf")
 
 
