@@ -1,7 +1,7 @@
 """Gradients of losses of trajectories: by the log-probabilities, and from there by a table of preferences."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -78,15 +78,20 @@ def rounding_of_gradient(visitation: Tensor, policy: Tensor, action_values: Tens
 
 def loss_slopes(loss: Callable[..., Tensor], log_probs: Tensor, rewards: Tensor, gamma: float, mask: Tensor) -> Tensor:
     """The derivatives of the loss of each batch by its log-probabilities, `[n, N, T]`."""
+    return slopes_of(lambda x, r, m: loss(x, r, gamma, mask=m), (log_probs, rewards, mask))
 
-    def value(log_probs: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
-        return _checked_loss(loss(log_probs, rewards, gamma, mask=mask))
+
+def slopes_of(loss: Callable[..., Tensor], batches: Sequence[Tensor]) -> Tensor:
+    """The derivatives of the loss of each batch by the first of its tensors."""
+
+    def value(*batch: Tensor) -> Tensor:
+        return _checked_loss(loss(*batch))
 
     try:
-        slopes: Tensor = torch.func.vmap(torch.func.grad(value))(log_probs, rewards, mask)
+        slopes: Tensor = torch.func.vmap(torch.func.grad(value))(*batches)
     except RuntimeError:  # code that depends on values, such as `if` or boolean indexing
-        batches = zip(log_probs, rewards, mask, strict=True)
-        return torch.stack([_slope(value(leaf := x.clone().requires_grad_(), r, m), leaf) for x, r, m in batches])
+        each = zip(*batches, strict=True)
+        return torch.stack([_slope(value(leaf := x.clone().requires_grad_(), *rest), leaf) for x, *rest in each])
     return slopes
 
 

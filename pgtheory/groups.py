@@ -3,17 +3,15 @@ r"""Chapter 8: losses of groups of responses, GRPO and its relatives, and what e
 Losses are to be minimised; gradients flow into `log_probs` alone, as in `pgtheory.surrogates`.
 """
 
-import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Literal, NamedTuple, Protocol
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pgtheory import _checks, _ratios
+from pgtheory._each_group import group_probabilities, groups_up_to_order, prompts
 from pgtheory._gradients import add_up, compare, log_policy_gradient, loss_slopes, rounding_of_gradient
 from pgtheory._masks import taken
 from pgtheory._precision import wide
@@ -375,7 +373,7 @@ def expected_group_gradient(
     horizon, size = _checks.check_count("horizon", horizon), _checks.check_count("size", size)
     ordered = _checks.check_flag("ordered", ordered)
     total = torch.zeros_like(preferences, requires_grad=False)
-    for weight, prompt in _prompts(mdp):
+    for weight, prompt in prompts(mdp):
         if ordered:
             on_batch = _on_one_group(loss)
             total += weight * expected_gradient(on_batch, prompt, preferences, 1.0, horizon=horizon, batch_size=size)
@@ -454,7 +452,7 @@ def group_bias_ledger(
     rows = []
     for name, loss in losses.items():
         mean, square = torch.zeros_like(target), 0.0
-        for weight, prompt in _prompts(mdp):
+        for weight, prompt in prompts(mdp):
             for probability, gradient in _group_gradients(loss, prompt, preferences, horizon, size):
                 mean -= weight * torch.einsum("n,nsa->sa", probability, gradient)
                 square += float(weight * (probability @ (gradient + target).flatten(1).square().sum(-1)))
@@ -512,14 +510,6 @@ def _on_one_group(loss: GroupLoss) -> Callable[..., Tensor]:
     return of_batch
 
 
-def _prompts(mdp: FiniteMDP) -> Iterator[tuple[Tensor, FiniteMDP]]:
-    """The probability of each start state, and the MDP that starts there."""
-    for state in mdp.initial.nonzero().flatten().tolist():
-        start = torch.zeros_like(mdp.initial)
-        start[state] = 1.0
-        yield mdp.initial[state], replace(mdp, initial=start)
-
-
 def _group_gradients(
     loss: GroupLoss, mdp: FiniteMDP, preferences: Tensor, horizon: int, size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -529,34 +519,12 @@ def _group_gradients(
     policy = softmax_policy(h, available=mdp.available)
     responses, probabilities = enumerate_trajectories(mdp, policy, horizon=horizon)
     log_probs = at_steps(log_softmax_policy(h, available=mdp.available), responses)
-    _check_number_of_groups(len(probabilities), size, horizon)
-    value, chunk = _on_one_group(loss), max(1, min(2**12, 2**21 // (size * horizon)))
-    groups = itertools.combinations_with_replacement(range(len(probabilities)), size)
-    while some := list(itertools.islice(groups, chunk)):
-        group = torch.tensor(some, device=h.device)
+    value = _on_one_group(loss)
+    for group in groups_up_to_order(len(probabilities), size, horizon, h.device):
         drawn = Trajectories(*(field[group] for field in responses))
         slopes = loss_slopes(value, log_probs[group], drawn.rewards, 1.0, drawn.mask)
         weights = log_policy_gradient(policy, add_up(drawn, slopes, policy).sum(1))
-        yield _group_probabilities(group, probabilities), weights
-
-
-def _check_number_of_groups(n: int, size: int, horizon: int) -> None:
-    # There are C(n + K − 1, K) groups, a number that is computed only where its logarithm says that it is short.
-    known = math.lgamma(n + size) - math.lgamma(size + 1) - math.lgamma(n) < 50
-    n_groups = math.comb(n + size - 1, size) if known else 0
-    if not known or n_groups * size * horizon > BATCH_LIMIT:
-        number = f"{n_groups:,}" if known else "more than 10^20"
-        raise ValueError(f"there are {number} groups of {size} responses: make size or horizon smaller")
-
-
-def _group_probabilities(group: Int[Tensor, "n size"], probabilities: Tensor) -> Float[Tensor, "n"]:
-    """The probability of each sorted group in any order: size! / (m_1! m_2! ...) Π_i p_i, with m_j of the j-th kind."""
-    place = torch.arange(1, group.shape[-1] + 1, device=group.device)
-    begins = torch.nn.functional.pad(group[:, 1:] != group[:, :-1], (1, 0), value=True)
-    so_far = place - torch.where(begins, place, 0).cummax(-1).values + 1
-    # Factor by factor, the product is the probability of the first i responses as a group: it cannot overflow.
-    factors = wide(probabilities)[group] * place / so_far
-    return factors.cumprod(-1)[:, -1]
+        yield group_probabilities(group, probabilities), weights
 
 
 def _check_losses(losses: object) -> None:

@@ -364,6 +364,25 @@ SMALL = {"mdp": BANDIT, "preferences": OF_BANDIT, "horizon": 1, "size": 2}
 call("expected_group_gradient", loss=group_loss, **SMALL, ordered=False)
 call("group_bias_ledger", **SMALL, losses={"mine": group_loss})
 call("group_loss_variants")
+CHANCES = torch.tensor([[0.25, 0.75], [0.0, 0.0]], dtype=F64)
+call(
+    "off_policy_ledger",
+    **SMALL,
+    sampler=CHANCES,
+    old_policy=CHANCES.flip(1),
+    gamma=0.5,
+    losses={"mine": lambda group: -(group.rewards * group.log_probs).sum()},
+)
+call("off_policy_losses", cap=2.0)
+call(
+    "bounded_importance_weights",
+    log_probs=STEPS,
+    sampler_log_probs=OTHERS,
+    mask=MASK,
+    cap=2.0,
+    level="step",
+    beyond="drop",
+)
 call("loss_variants")
 TOKENS = STEPS.view(1, 2, 3)
 call(
@@ -473,7 +492,7 @@ LOGIT = but(floats, longer=no_nan, shorter=no_nan, more_axes=no_nan, other_float
 
 KINDS: dict[str, Callable[..., list[Value]]] = {
     **dict.fromkeys(["mdp"], mdp),
-    **dict.fromkeys(["policy", "old_policy"], table),
+    **dict.fromkeys(["policy", "old_policy", "sampler"], table),
     **dict.fromkeys(["gamma", "lam", "alpha", "beta", "p_heads", "stop_probability"], UNIT),
     **dict.fromkeys(["eps", "tau", "temperature", "rate", "step_size", "init_std"], NOT_NEGATIVE),
     **dict.fromkeys(["output_scale", "value_weight", "critic_step_size", "baseline_step_size"], NOT_NEGATIVE),
@@ -483,8 +502,10 @@ KINDS: dict[str, Callable[..., list[Value]]] = {
     **dict.fromkeys(["batch_size"], count),
     **dict.fromkeys(["discount_states", "running_only", "transpose", "ordered", "zero_stake", "normalize"], flag),
     **dict.fromkeys(["bootstrap", "exact", "progress"], flag),
-    **dict.fromkeys(["visit", "level", "average", "kind", "scale", "variant", "update"], choice),
-    **dict.fromkeys(["log_probs", "old_log_probs", "ref_log_probs", "advantages", "rewards", "values"], floats),
+    **dict.fromkeys(["visit", "level", "beyond", "average", "kind", "scale", "variant", "update"], choice),
+    **dict.fromkeys(
+        ["log_probs", "old_log_probs", "sampler_log_probs", "ref_log_probs", "advantages", "rewards", "values"], floats
+    ),
     **dict.fromkeys(["action_values", "right_hand_side", "final_values", "hidden", "weight", "features"], floats),
     **dict.fromkeys(["parameters", "returns", "entropies", "scores", "next_values"], floats),
     **dict.fromkeys(["preferences"], but(floats, minus_inf=no_nan)),
@@ -740,6 +761,10 @@ special("group_advantages", baseline=choice)
 special("difficulty_weight", success=but(floats, **FREE, scalar=finite, empty=finite), baseline=choice)
 special("bias_ledger", preferences=but(floats, minus_inf=alike))
 special("group_bias_ledger", losses=losses, preferences=but(floats, minus_inf=alike))
+special("off_policy_ledger", losses=losses, preferences=but(floats, minus_inf=alike))
+special("off_policy_ledger", sampler=optional(table), old_policy=optional(table))
+for name in ("off_policy_losses", "bounded_importance_weights"):
+    special(name, cap=partial(real, low=1.0, at_infinity=finite))
 special("grpo_loss", beta=NOT_NEGATIVE)
 special("Trainer", source=source, baseline=baseline_of_trainer)
 special("PPOTrainer", critic=critic, max_norm=partial(real, low=0.0, at_infinity=alike))

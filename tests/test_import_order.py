@@ -23,7 +23,7 @@ ORDER = [
     ["reinforce"],
     ["_ratios", "surrogates", "advantages"],
     ["_checkpoints", "training"],  # the loops of both: REINFORCE and PPO
-    ["groups"],
+    ["_each_group", "groups", "off_policy"],
     ["token_log_probs"],
     ["checking"],
 ]
