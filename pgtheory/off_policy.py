@@ -175,7 +175,7 @@ def off_policy_losses(*, cap: float = 2.0) -> dict[str, OffPolicyLoss]:
         TypeError: as `bounded_importance_weights`.
 
     Source:
-        As `grpo_loss`; MiniMax, "MiniMax-M1", 2025, eq. (4) (CISPO).
+        As `grpo_loss`; CISPO: MiniMax, "MiniMax-M1", 2025, arXiv 2506.13585.
 
     Example:
         >>> list(off_policy_losses())[:4]
