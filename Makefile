@@ -13,8 +13,9 @@ BIN := .venv/bin
 PEERS := .venv-peers/bin
 CHAPTERS := $(wildcard book/*.ipynb)
 PYTEST := -m pytest --numprocesses auto --maxprocesses 8
-# Everything but `checking`, whose catalogue takes most of the time and calculates the least.
-CORE := --ignore=tests/checking --ignore=tests/test_checking.py --ignore=pgtheory/checking
+# Everything but `checking`, whose catalogue takes most of the time and calculates the least, and the book's extensions.
+CORE := --ignore=tests/checking --ignore=tests/test_checking.py --ignore=pgtheory/checking \
+	--ignore=tests/test_equations.py --ignore=tests/test_elsewhere.py
 
 # One thread in each process: the processes share the cores, and threads that spin while they wait would stall them.
 export OMP_NUM_THREADS ?= 1

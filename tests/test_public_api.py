@@ -118,7 +118,7 @@ def test_a_public_function_added_to_a_module_is_a_name_of_the_package(tmp_path: 
     assert run(code) == f"{copy / '__init__.py'} 2"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_type_checker_sees_every_name_of_the_package(tmp_path: Path) -> None:
     user = tmp_path / "user.py"
     lines = [f"from pgtheory import {name}\nreveal_type({name})" for name in ("softmax_policy", "check_returns")]
