@@ -70,7 +70,7 @@ DRAWINGS: dict[str, Callable[[], plotting.Drawing]] = {
     "interaction_loop": plotting.plot_interaction_loop,
     "trajectory_counts": lambda: plotting.plot_trajectory_counts({"a": [1, 2, 4], "b": [1, 3, 9]}),
     "z_scores": lambda: plotting.plot_z_scores(x[1:9] / 5, x[1:9] / 5 + 0.001, 100),
-    "returns_to_go": lambda: plotting.plot_returns_to_go(x, {0.5: x, 1.0: 2 * x}),
+    "returns_by_discount": lambda: plotting.plot_returns_by_discount(x, {"rising": x, "falling": 1 - x}),
     "discount_factors": lambda: plotting.plot_discount_factors({0.5: 0.5 ** (20 * x)}, {0.5: 2.0}),
     "contraction": lambda: plotting.plot_contraction({0.5: 0.4 ** (10 * x), 0.9: 0.8 ** (10 * x)}),
     "values_by_steps_left": lambda: plotting.plot_values_by_steps_left({"high": x, "low": x / 2}, change=3),
