@@ -322,3 +322,13 @@ def test_a_shorter_path_has_the_same_points() -> None:
     assert len(shorter) < 0.7 * len(whole)
     assert np.allclose(places(shorter), places(whole), rtol=0, atol=0.0051)
     assert (shorter.count("M"), shorter.count("z")) == (4, 3)
+
+
+def test_the_dotted_line_stands_where_another_return_becomes_the_best() -> None:
+    """The three evenings of *Returns*: 2 + 2γ - 3γ² and 2γ + 2γ² meet at γ² = 2/5, which is the only change."""
+    gammas = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    rewards = {"cautious": [1, 1, 1, 1, 1], "patient": [0, 2, 2, 2, 2], "hasty": [2, 2, -3, 2, 2]}
+    returns = {name: sum(r * gammas**k for k, r in enumerate(rs)) for name, rs in rewards.items()}
+    lines = plotting.plot_returns_by_discount(gammas, returns).figure().axes[0].lines
+    dotted = [float(line.get_xdata()[0]) for line in lines if len(line.get_xdata()) == 2]
+    assert dotted == [pytest.approx(0.4**0.5, abs=1e-3)]
