@@ -78,7 +78,7 @@ def exercises(chapter: Path) -> list[Exercise]:
 
 @functools.cache
 def numbers() -> dict[str, str]:
-    """The labels of the book as a reader sees them: `eq-return` is "(2.1)", `exm-npv` is "Example 2.1"."""
+    """The labels of the book as a reader sees them: `eq-return` is "(2.3)", `fig-returns-moving` "Figure 2.3"."""
     labelled = re.compile(
         r"^\s*`{3,}\{(?:prf:)?(math|[a-z]+)\}[^\n]*\n(?:\s*:\w+:[^\n]*\n)*?\s*:label: (\S+)", flags=re.M
     )

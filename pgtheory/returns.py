@@ -47,7 +47,7 @@ def discount_factors(
         TypeError: `gamma` is not a number, `horizon` not an integer, or `dtype` not a floating-point type.
 
     Source:
-        Sutton and Barto (2018), equation (3.8).
+        Sutton and Barto (2018), equation (3.11).
 
     Example:
         >>> discount_factors(0.5, 4)
@@ -79,7 +79,7 @@ def return_matrix(
         TypeError: `gamma` is not a number, `horizon` not an integer, or `dtype` not a floating-point type.
 
     Source:
-        Sutton and Barto (2018), equation (3.8), written for all :math:`t` at once.
+        Sutton and Barto (2018), equation (3.11), written for all :math:`t` at once.
 
     Example:
         >>> return_matrix(0.5, 3)
@@ -122,7 +122,7 @@ def returns_to_go(
         TypeError: `rewards` is not a floating-point tensor, `mask` not a boolean one, or `gamma` not a number.
 
     Source:
-        Sutton and Barto (2018), equations (3.8) and (3.11).
+        Sutton and Barto (2018), equations (3.9) and (3.11).
 
     Example:
         >>> returns_to_go(torch.tensor([1.0, 0.0, 4.0]), 0.5)
@@ -162,7 +162,7 @@ def discounted_return(
         TypeError: `rewards` is not a floating-point tensor, `mask` not a boolean one, or `gamma` not a number.
 
     Source:
-        Sutton and Barto (2018), equation (3.8) at t = 0.
+        Sutton and Barto (2018), equation (3.11) at t = 0.
 
     Example:
         >>> discounted_return(torch.tensor([[1.0, 0.0, 4.0], [0.0, 1.0, 0.0]]), 0.5)

@@ -159,8 +159,8 @@ def test_a_blank_keeps_heads_imports_and_the_names_that_a_check_uses(source: str
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("by {eq}`eq-return` and {prf:ref}`exm-npv`", "by (2.1) and Example 2.1"),
-        ("{ref}`ex-returns-3`, {numref}`fig-returns-to-go`", "Exercise 2.3, Figure 2.1"),
+        ("by {eq}`eq-return` and {prf:ref}`exm-return-by-hand`", "by (2.3) and Example 2.1"),
+        ("{ref}`ex-returns-3`, {numref}`fig-returns-moving`", "Exercise 2.3, Figure 2.3"),
         ("{cite:t}`suttonBarto2018`", "Sutton and Barto (2018)"),
         ("{func}`~pgtheory.decoding.top_p`; {doc}`the last chapter <checking>`", "`top_p`; the last chapter"),
     ],

@@ -70,7 +70,7 @@ DRAWINGS: dict[str, Callable[[], plotting.Drawing]] = {
     "interaction_loop": plotting.plot_interaction_loop,
     "trajectory_counts": lambda: plotting.plot_trajectory_counts({"a": [1, 2, 4], "b": [1, 3, 9]}),
     "z_scores": lambda: plotting.plot_z_scores(x[1:9] / 5, x[1:9] / 5 + 0.001, 100),
-    "returns_to_go": lambda: plotting.plot_returns_to_go(x, {0.5: x, 1.0: 2 * x}),
+    "returns_by_discount": lambda: plotting.plot_returns_by_discount(x, {"rising": x, "falling": 1 - x}),
     "discount_factors": lambda: plotting.plot_discount_factors({0.5: 0.5 ** (20 * x)}, {0.5: 2.0}),
     "contraction": lambda: plotting.plot_contraction({0.5: 0.4 ** (10 * x), 0.9: 0.8 ** (10 * x)}),
     "values_by_steps_left": lambda: plotting.plot_values_by_steps_left({"high": x, "low": x / 2}, change=3),
@@ -322,3 +322,13 @@ def test_a_shorter_path_has_the_same_points() -> None:
     assert len(shorter) < 0.7 * len(whole)
     assert np.allclose(places(shorter), places(whole), rtol=0, atol=0.0051)
     assert (shorter.count("M"), shorter.count("z")) == (4, 3)
+
+
+def test_the_dotted_line_stands_where_another_return_becomes_the_best() -> None:
+    """The three evenings of *Returns*: 2 + 2γ - 3γ² and 2γ + 2γ² meet at γ² = 2/5, which is the only change."""
+    gammas = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    rewards = {"cautious": [1, 1, 1, 1, 1], "patient": [0, 2, 2, 2, 2], "hasty": [2, 2, -3, 2, 2]}
+    returns = {name: sum(r * gammas**k for k, r in enumerate(rs)) for name, rs in rewards.items()}
+    lines = plotting.plot_returns_by_discount(gammas, returns).figure().axes[0].lines
+    dotted = [float(line.get_xdata()[0]) for line in lines if len(line.get_xdata()) == 2]
+    assert dotted == [pytest.approx(0.4**0.5, abs=1e-3)]

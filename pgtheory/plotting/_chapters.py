@@ -57,20 +57,16 @@ def plot_z_scores(exact: Tensor, frequencies: Tensor, n: int) -> Figure:
 
 
 @drawn
-def plot_returns_to_go(rewards: Tensor, returns: Mapping[float, Tensor]) -> Figure:
-    """One trajectory: its rewards above, and below its returns to go for each discount factor."""
-    figure, (above, below) = new_figure(4.0, 2, 1, sharex=True, height_ratios=[1, 2])
-    steps = torch.arange(len(rewards))
-    above.bar(steps.numpy(), rewards.numpy(), color=color("exact"), width=0.5)
-    above.set_ylabel("$R_{t+1}$")
-    markers = zip(returns.items(), ramp(len(returns)), "osD^vP", strict=False)
-    for (gamma, values), ink, marker in markers:
-        style: dict[str, Any] = {"marker": marker, "markersize": 3.5, "linewidth": 1.4}
-        below.plot(steps, values, color=ink, label=rf"$\gamma={gamma:g}$", **style)
-    for axes in (above, below):
-        axes.axhline(0, color=color("faint"), linewidth=0.8)
-    below.set(xlabel="time $t$ (steps)", ylabel="return $G_t$")
-    _above(figure, below, len(returns))
+def plot_returns_by_discount(gammas: Tensor, returns: Mapping[str, Tensor]) -> Figure:
+    """The whole return of each trajectory against the discount factor; a dotted line where another becomes the best."""
+    figure, (axes,) = new_figure(2.7)
+    inks = ramp(len(returns))
+    lines = {name: axes.plot(gammas, y, color=ink)[0] for (name, y), ink in zip(returns.items(), inks, strict=True)}
+    best = torch.stack(list(returns.values())).argmax(0)
+    for k in (best[1:] != best[:-1]).nonzero().flatten().tolist():
+        axes.axvline(float(gammas[k : k + 2].mean()), color=color("faint"), linewidth=0.8, linestyle=(0, (1, 3)))
+    axes.set(xlabel=r"discount factor $\gamma$", ylabel="return $G_0$", xlim=(float(gammas[0]), float(gammas[-1])))
+    label_ends(axes, lines)
     return figure
 
 
@@ -85,7 +81,7 @@ def plot_discount_factors(factors: Mapping[float, Tensor], horizons: Mapping[flo
         note(axes, f"{gamma:g}", (k, gamma**k), (10, 9), ha="left", color=ink)
     axes.axhline(1 / math.e, color=color("faint"), linewidth=0.8, linestyle=(0, (1, 3)))
     axes.annotate("$1/e$", (0, 1 / math.e), (3, 2), ("axes fraction", "data"), "offset points", ha="left", va="bottom")
-    axes.set(xlabel="steps ahead $k$", ylabel=r"weight $\gamma^k$", xscale="log", ylim=(-0.02, 1.05))
+    axes.set(xlabel="steps ahead $k$", ylabel=r"weight $\gamma^k$", xscale="log", xlim=(0.5, None), ylim=(-0.02, 1.05))
     return figure
 
 

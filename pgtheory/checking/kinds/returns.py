@@ -25,7 +25,7 @@ from pgtheory.checking.judge import Case, Check
 from pgtheory.checking.names import NAMES
 from pgtheory.checking.report import Mistake, Report, Source, issue, pull
 
-_BOOK = Source("Sutton and Barto, 2018, eq. (3.8)", "http://incompleteideas.net/book/the-book-2nd.html")
+_BOOK = Source("Sutton and Barto, 2018, eq. (3.11)", "http://incompleteideas.net/book/the-book-2nd.html")
 
 
 def check_returns(
@@ -59,7 +59,7 @@ def check_returns(
         ValueError: `names` has a name that the function, or the check, does not know.
 
     Source:
-        Sutton and Barto, *Reinforcement Learning*, 2018, eq. (3.8) and (3.9).
+        Sutton and Barto, *Reinforcement Learning*, 2018, eq. (3.9) and (3.11).
 
     Example:
         >>> def returns(rewards, gamma):
