@@ -193,21 +193,6 @@ def plot_simplex_flow(policies: Tensor, velocities: Tensor) -> Figure:
 
 
 @drawn
-def plot_distributions(distributions: Mapping[str, Tensor]) -> Figure:
-    """One panel of bars for each distribution over tokens; a cross marks a token of probability 0."""
-    figure, panels = new_figure(1.0 * len(distributions) + 0.6, len(distributions), 1, sharex=True, sharey=True)
-    for axes, (name, probabilities) in zip(panels, distributions.items(), strict=True):
-        tokens = torch.arange(len(probabilities))
-        axes.bar(tokens.numpy(), probabilities.numpy(), color=color("pi"), width=0.6)
-        excluded = tokens[probabilities == 0]
-        axes.plot(excluded, torch.full(excluded.shape, 0.06), "x", color=color("wrong"))
-        axes.set_title(name, loc="right", y=0.72)
-    panels[-1].set(xlabel="token $a$", xticks=tokens)
-    figure.supylabel("probability", fontsize="medium")
-    return figure
-
-
-@drawn
 def plot_nucleus(probabilities: Tensor, p: float, n_kept: int) -> Figure:
     """Probabilities in descending order stacked to their cumulative mass, with the nucleus and the crossing token."""
     figure, (axes,) = new_figure(3.0)
@@ -242,7 +227,9 @@ def plot_nucleus(probabilities: Tensor, p: float, n_kept: int) -> Figure:
 
 
 @drawn
-def plot_temperature_paths(temperatures: Tensor, probabilities: Tensor, entropies: Tensor) -> Figure:
+def plot_temperature_paths(
+    temperatures: Tensor, probabilities: Tensor, entropies: Tensor, *, names: Sequence[str]
+) -> Figure:
     """The probability of each token, and the entropy of the distribution, against the temperature."""
     figure, (above, below) = new_figure(4.2, 2, 1, sharex=True, height_ratios=[3, 2])
     n = probabilities.shape[-1]
@@ -250,9 +237,8 @@ def plot_temperature_paths(temperatures: Tensor, probabilities: Tensor, entropie
         above.plot(temperatures, probabilities[:, token], color=ink)
     middle = len(temperatures) // 2
     x, heights = float(temperatures[middle]), probabilities[middle].tolist()
-    last = "token 2" if n == 3 else f"tokens 2 to {n - 1}"
-    for text, y, ink, shift in zip(("token 0", "token 1", last), heights, ramp(n), (8, 8, 2), strict=False):
-        note(above, text, (x, y), (4, shift), ha="left", color=ink)
+    for text, y, ink in zip(names, heights, ramp(n), strict=True):
+        note(above, text, (x, y), (4, 6), ha="left", color=ink)
     below.plot(temperatures, entropies, color=color("pi"))
     for axes in (above, below):
         axes.axvline(1, color=color("faint"), linewidth=0.8, linestyle=(0, (1, 3)))
