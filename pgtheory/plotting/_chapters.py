@@ -219,7 +219,8 @@ def plot_nucleus(probabilities: Tensor, p: float, n_kept: int) -> Figure:
         )
     axes.axhline(p, color=color("exact"), linestyle="--", linewidth=1.2)
     axes.annotate(f"$p={p:g}$", (0.5, p), (0, 2), textcoords="offset points", va="bottom")
-    note(axes, "the nucleus", (2.7, 0.33), (6, 0), ha="left", va="top", color=ink)
+    middle = n_kept // 2
+    note(axes, "the nucleus", (middle + 1.5, float(before[middle])), (2, -2), ha="left", va="top", color=ink)
     note(axes, "the crossing token", (n_kept + 0.5, float(before[n_kept - 1])), (2, -2), ha="left", va="top", color=ink)
     note(axes, "left out", (len(ranks) + 0.45, float(before[-2])), (0, -4), ha="right", va="top", color=color("faint"))
     axes.set(xlabel="rank of the token", ylabel="cumulative probability", xticks=ranks + 1, ylim=(0, 1.02))
@@ -232,17 +233,16 @@ def plot_temperature_paths(
 ) -> Figure:
     """The probability of each token, and the entropy of the distribution, against the temperature."""
     figure, (above, below) = new_figure(4.2, 2, 1, sharex=True, height_ratios=[3, 2])
-    n = probabilities.shape[-1]
-    for token, ink in enumerate(ramp(n)):
-        above.plot(temperatures, probabilities[:, token], color=ink)
-    middle = len(temperatures) // 2
-    x, heights = float(temperatures[middle]), probabilities[middle].tolist()
-    for text, y, ink in zip(names, heights, ramp(n), strict=True):
-        note(above, text, (x, y), (4, 6), ha="left", color=ink)
+    inks = ramp(probabilities.shape[-1])
+    lines = {
+        name: above.plot(temperatures, curve, color=ink)[0]
+        for name, curve, ink in zip(names, probabilities.T, inks, strict=True)
+    }
     below.plot(temperatures, entropies, color=color("pi"))
     for axes in (above, below):
         axes.axvline(1, color=color("faint"), linewidth=0.8, linestyle=(0, (1, 3)))
     above.set(ylabel=r"probability $\pi_\tau(a)$", xscale="log", ylim=(-0.02, 1.02))
+    label_ends(above, lines)
     below.set(xlabel=r"temperature $\tau$", ylabel="entropy (nats)", ylim=(0, None))
     return figure
 
