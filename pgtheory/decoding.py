@@ -1,4 +1,5 @@
-r"""From the policy to the tokens: greedy, temperature, top-k, top-p and sampling, as maps of logits :math:`[\dots, V]`.
+r"""From the policy to the tokens: greedy, temperature, top-k, top-p, min-p and sampling, as maps of logits
+:math:`[\dots, V]`; and beam search, which looks for a probable sequence.
 
 A filter leaves the logits of the tokens that it keeps and sets the others to :math:`-\infty`: the softmax of the
 result is the distribution :math:`\pi'` that is really sampled from. Equal logits are ranked by index everywhere, the
@@ -20,20 +21,27 @@ from pgtheory._checks import (
     check_has_values,
     check_not_negative,
     check_real,
+    check_room,
     check_same_device,
+    check_unit_interval,
     first_place,
     is_traced,
     probability_tolerance,
 )
 from pgtheory._precision import wide
+from pgtheory.mdp import FiniteMDP, check_policy
+from pgtheory.trajectories import Trajectories
 
 __all__ = [
+    "beam_search",
     "decode",
     "decoded_policy",
     "decoding_distribution",
     "decoding_logits",
     "greedy",
+    "gumbel_max",
     "inverse_cdf",
+    "min_p",
     "sample",
     "temperature",
     "top_k",
@@ -178,13 +186,45 @@ def top_p(logits: Float[Tensor, "*batch V"], p: float) -> Float[Tensor, "*batch 
     p = _check_p("p", p)
     if p == 1.0:
         return logits.clone()
-    values = logits.detach()
-    values = values if values.dtype == torch.float64 else values.float()
+    values = _at_least_float32(logits.detach())
     if is_traced(logits) or logits.device.type != "cpu" or logits.shape[-1] <= _SORT_UP_TO:
         return logits.masked_fill(~_nucleus_by_sorting(values, p), -math.inf)
     rows = [_nucleus_boundary(row, p) for row in values.reshape(-1, logits.shape[-1])]
     boundary, n_ties, n_equal = torch.tensor(rows, dtype=torch.float64).view(*logits.shape[:-1], 3, 1).unbind(-2)
     return _keep_from(logits, boundary.to(logits.dtype), None if bool((n_ties >= n_equal).all()) else n_ties)
+
+
+def min_p(logits: Float[Tensor, "*batch V"], p: float) -> Float[Tensor, "*batch V"]:
+    r"""The tokens that are at least p times as probable as the most probable one. :eq:`eq-min-p`
+
+    Tokens of one probability stay or go together, so p = 1 keeps every maximum, and p = 0 keeps all. A token counts as
+    reaching the threshold if it falls short of it by no more than the rounding of the logits (8 eps of float32, or of
+    float64 where the logits have it): float32 logarithms of 1/2 and 1/4 keep both at p = 1/2.
+
+    Args:
+        logits: Preferences :math:`[\dots, V]`.
+        p: The threshold, as a part of the largest probability, in [0, 1].
+
+    Returns:
+        Logits :math:`[\dots, V]` with the tokens below the threshold at :math:`-\infty`.
+
+    Raises:
+        TypeError: `logits` is not a tensor of floating-point numbers, or `p` is not a number.
+        ValueError: `p` is not in [0, 1]; or `logits` as for `greedy`.
+
+    Source:
+        Nguyen, Baker, Neo, Roush, Kirsch and Shwartz-Ziv (2024), who scale a base threshold by the largest probability.
+
+    Example:
+        >>> min_p(torch.tensor([0.125, 0.5, 0.25, 0.125]).log(), 0.5).softmax(-1)
+        tensor([0.0000, 0.6667, 0.3333, 0.0000])
+    """
+    _check_logits(logits)
+    p = check_unit_interval("p", p)
+    values = _at_least_float32(logits.detach())
+    # π(a) / max π < p, less what rounding may have taken from the left side
+    below = _weights(values) < p * (1 - 8 * torch.finfo(values.dtype).eps)
+    return logits.masked_fill(below, -math.inf)
 
 
 def inverse_cdf(logits: Float[Tensor, "*batch V"], uniforms: Float[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
@@ -249,28 +289,66 @@ def sample(logits: Float[Tensor, "*batch V"], *, generator: torch.Generator | No
     return inverse_cdf(logits, uniforms)
 
 
+def gumbel_max(logits: Float[Tensor, "*batch V"], *, generator: torch.Generator | None = None) -> Int[Tensor, "*batch"]:
+    r"""One token of each row, drawn from the softmax of the logits: `greedy` after adding noise. :eq:`eq-gumbel-max`
+
+    Each logit gets Gumbel noise :math:`-\ln(-\ln u)` of its own, with u uniform and float64. No sum and no softmax is
+    needed, and a token of probability 0 is never drawn.
+
+    Args:
+        logits: Preferences :math:`[\dots, V]`; :math:`-\infty` for a token that must not be drawn.
+        generator: Source of the random numbers, on the device of the logits: one for each logit.
+
+    Returns:
+        Indices :math:`[\dots]`, `torch.int64`.
+
+    Raises:
+        TypeError: `logits` is not a tensor of floating-point numbers.
+        ValueError: `generator` is on another device; or `logits` as for `greedy`.
+
+    Source:
+        Maddison, Tarlow and Minka (2014), who name older sources.
+
+    Example:
+        >>> gumbel_max(torch.tensor([[-torch.inf, 0.0], [50.0, -torch.inf]]))
+        tensor([1, 0])
+    """
+    _check_logits(logits)
+    check_generator("generator", generator, "logits", logits.device)
+    uniforms = torch.rand(logits.shape, dtype=torch.float64, device=logits.device, generator=generator)
+    # The generator may give 0, whose noise would be infinite; half of its next number takes the place.
+    noise = -(-uniforms.clamp(min=2.0**-54).log()).log()
+    return greedy(logits.detach() + noise)
+
+
 # The arguments of the next four functions carry the names of the filters that they pass through.
-_temperature, _top_k, _top_p = temperature, top_k, top_p
+_temperature, _top_k, _top_p, _min_p = temperature, top_k, top_p, min_p
 
 
 def decoding_logits(
-    logits: Float[Tensor, "*batch V"], *, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+    logits: Float[Tensor, "*batch V"],
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
 ) -> Float[Tensor, "*batch V"]:
-    r"""The logits of π′: temperature, then top-k, then top-p, each on the result before it. :eq:`eq-decoding-map`
+    r"""The logits of π′: temperature, top-k, top-p, min-p, each on the result before it. :eq:`eq-decoding-map`
 
     Args:
         logits: Preferences :math:`[\dots, V]`.
         temperature: The temperature τ, at least 0; 0 keeps the greedy token alone.
         top_k: Tokens to keep, at least 1; None keeps all.
         top_p: Mass to reach, in (0, 1]; None keeps all.
+        min_p: Threshold as a part of the largest probability, in [0, 1]; None keeps all.
 
     Returns:
         Logits :math:`[\dots, V]`, :math:`-\infty` for the tokens left out.
 
     Raises:
-        TypeError: `logits`, `temperature`, `top_k` or `top_p` has the wrong type.
-        ValueError: `temperature` is negative or not finite, `top_k` < 1, or `top_p` not in (0, 1]; or `logits` as for
-            `greedy`.
+        TypeError: `logits`, `temperature`, `top_k`, `top_p` or `min_p` has the wrong type.
+        ValueError: `temperature` is negative or not finite, `top_k` < 1, `top_p` not in (0, 1], or `min_p` not in
+            [0, 1]; or `logits` as for `greedy`.
 
     Source:
         The order is that of `transformers` (Wolf et al., 2020).
@@ -282,13 +360,20 @@ def decoding_logits(
     tau = _check_tau("temperature", temperature)
     k = None if top_k is None else check_count("top_k", top_k)
     p = None if top_p is None else _check_p("top_p", top_p)
+    least = None if min_p is None else check_unit_interval("min_p", min_p)
     filtered = _temperature(logits, tau)
     filtered = filtered if k is None else _top_k(filtered, k)
-    return filtered if p is None else _top_p(filtered, p)
+    filtered = filtered if p is None else _top_p(filtered, p)
+    return filtered if least is None else _min_p(filtered, least)
 
 
 def decoding_distribution(
-    logits: Float[Tensor, "*batch V"], *, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+    logits: Float[Tensor, "*batch V"],
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
 ) -> Float[Tensor, "*batch V"]:
     r"""The distribution π′ that `decode` samples from, as a table: the map π → π′. :eq:`eq-decoding-map`
 
@@ -297,6 +382,7 @@ def decoding_distribution(
         temperature: The temperature τ, at least 0; 0 gives the greedy token probability 1.
         top_k: Tokens to keep, at least 1; None keeps all.
         top_p: Mass to reach, in (0, 1]; None keeps all.
+        min_p: Threshold as a part of the largest probability, in [0, 1]; None keeps all.
 
     Returns:
         Probabilities :math:`[\dots, V]`; exactly 0 for the tokens left out.
@@ -312,7 +398,7 @@ def decoding_distribution(
         >>> decoding_distribution(torch.tensor([0.5, 0.25, 0.25]).log(), temperature=0.5)
         tensor([0.6667, 0.1667, 0.1667])
     """
-    decoded = decoding_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p)
+    decoded = decoding_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     return wide(decoded).softmax(-1).to(decoded.dtype)
 
 
@@ -322,6 +408,7 @@ def decoded_policy(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
 ) -> Float[Tensor, "*batch S A"]:
     r"""The table of π′ for a table of π: `decoding_distribution` in every state. :eq:`eq-decoding-map`
 
@@ -330,6 +417,7 @@ def decoded_policy(
         temperature: The temperature τ, at least 0.
         top_k: Actions to keep in each state, at least 1; None keeps all.
         top_p: Mass to reach in each state, in (0, 1]; None keeps all.
+        min_p: Threshold in each state, as a part of its largest probability, in [0, 1]; None keeps all.
 
     Returns:
         Probabilities π′(a|s), :math:`[\dots, S, A]`.
@@ -358,7 +446,7 @@ def decoded_policy(
     acts = positive.any(-1, keepdim=True)
     # log 0 = -inf, with no gradient through it; a row without actions is set aside.
     logits = torch.where(positive, policy, 1).log().masked_fill(~positive & acts, -math.inf)
-    decoded = decoding_distribution(logits, temperature=temperature, top_k=top_k, top_p=top_p)
+    decoded = decoding_distribution(logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     return torch.where(acts, decoded, policy)
 
 
@@ -368,15 +456,17 @@ def decode(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, "*batch"]:
-    r"""One token of each row, drawn from π′: temperature, top-k, top-p, then `sample`. :eq:`eq-decoding-map`
+    r"""One token of each row, drawn from π′: temperature, top-k, top-p, min-p, then `sample`. :eq:`eq-decoding-map`
 
     Args:
         logits: Preferences :math:`[\dots, V]`.
         temperature: The temperature τ, at least 0; 0 is greedy decoding.
         top_k: Tokens to keep, at least 1; None keeps all.
         top_p: Mass to reach, in (0, 1]; None keeps all.
+        min_p: Threshold as a part of the largest probability, in [0, 1]; None keeps all.
         generator: Source of the random numbers, on the device of the logits.
 
     Returns:
@@ -393,7 +483,103 @@ def decode(
         >>> decode(torch.tensor([0.0, 3.0, 3.0]), temperature=0)
         tensor(1)
     """
-    return sample(decoding_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p), generator=generator)
+    filtered = decoding_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    return sample(filtered, generator=generator)
+
+
+def beam_search(
+    mdp: FiniteMDP, policy: Float[Tensor, "S A"], width: int, *, horizon: int, start: int | None = None
+) -> tuple[Trajectories, Float[Tensor, "N"]]:
+    r"""The sequences that a beam of this width keeps, the most probable first, and their log-probabilities.
+
+    After each step the `width` most probable sequences are kept, of the finished ones and of all continuations of the
+    others: :eq:`eq-beam-search`. Of equally probable ones those stay, and come first, that are first in the order of
+    their actions. Width 1 is greedy decoding; with as many as there are sequences the first is the most probable of
+    all.
+
+    Args:
+        mdp: an MDP in which an action has one outcome, such as a `token_tree`.
+        policy: the table of :math:`\pi(a \mid s)`, `[S, A]`; the rows of terminal states are not read.
+        width: how many sequences are kept, at least 1.
+        horizon: the number of steps after which a sequence that has not ended is cut off.
+        start: the state, such as a prompt, from which to search; None takes the one that `mdp` starts in.
+
+    Returns:
+        At most `width` different trajectories, with as many columns as the longest has steps, and
+        :math:`\sum_t \ln \pi(A_t \mid S_t)` of each, which is differentiable in `policy`.
+
+    Raises:
+        TypeError: `mdp` is not a `FiniteMDP`, `policy` not a tensor of its dtype, or a number not an integer.
+        ValueError: `policy` is no policy of `mdp`; an action of `mdp` has several outcomes; `width` or `horizon` is
+            less than 1; `start` is no state, or is None where `mdp` can start in several.
+
+    Source:
+        Stahlberg and Byrne (2019), algorithm 1.
+
+    Example:
+        >>> from pgtheory.gallery import tiny_language, tiny_language_model
+        >>> language, model = tiny_language(), tiny_language_model()
+        >>> beam, log_probs = beam_search(language, model, 2, horizon=2)
+        >>> [language.state_names[s] for s in beam.states[:, -1]], log_probs.exp()
+        (['good .', 'not good'], tensor([0.2100, 0.2000], dtype=torch.float64))
+    """
+    check_policy(mdp, policy)
+    if policy.ndim != 2:
+        raise ValueError(f"policy has shape {list(policy.shape)}, expected [S, A]: one table")
+    width, horizon = check_count("width", width), check_count("horizon", horizon)
+    outcome = _certain_outcomes(mdp)
+    states = torch.tensor([[_start_state(mdp, start)]], device=mdp.device)
+    actions, scores = states[:, :0], torch.zeros(1, dtype=torch.float64, device=mdp.device)
+    while actions.shape[1] < horizon and not bool(mdp.terminal[states[:, -1]].all()):
+        check_room("beam_search, at this width and horizon,", len(states), mdp.n_actions + actions.shape[1])
+        row, action, scores = _kept(scores, policy.detach()[states[:, -1]], mdp.terminal[states[:, -1]], width)
+        last = states[row, -1]
+        following = torch.where(mdp.terminal[last], last, mdp.outcomes.next_state[outcome[last, action]])
+        states = torch.cat([states[row], following[:, None]], 1)
+        actions = torch.cat([actions[row], action[:, None]], 1)
+    order = scores.sort(descending=True, stable=True).indices
+    states, actions = states[order], actions[order]
+    taken = ~mdp.terminal[states[:, :-1]]
+    rewards = mdp.rewards[mdp.outcomes.reward_index[outcome[states[:, :-1], actions]]].where(taken, 0.0)
+    log_probs = wide(policy[states[:, :-1], actions]).where(taken, 1.0).log().sum(-1).to(policy.dtype)
+    ended = mdp.terminal[states[:, -1]]
+    return Trajectories(states, actions, rewards, taken, ended, ~ended), log_probs
+
+
+def _certain_outcomes(mdp: FiniteMDP) -> Tensor:
+    """The number of the one outcome of each action, [S, A]; 0 where a is not in A(s)."""
+    row = mdp.outcomes.state * mdp.n_actions + mdp.outcomes.action
+    several = row[1:] == row[:-1]  # the outcomes are sorted
+    if bool(several.any()):
+        s, a = divmod(int(row[1:][several][0]), mdp.n_actions)
+        raise ValueError(f"mdp has several outcomes at s={s}, a={a}: a beam needs what follows an action to be certain")
+    outcome = row.new_zeros(mdp.n_states * mdp.n_actions).index_copy_(0, row, torch.arange(len(row), device=mdp.device))
+    return outcome.view(mdp.n_states, mdp.n_actions)
+
+
+def _start_state(mdp: FiniteMDP, start: int | None) -> int:
+    """The state from which to search."""
+    if start is not None:
+        start = check_count("start", start, at_least=0)
+        if start >= mdp.n_states:
+            raise ValueError(f"start is {start}, not in 0..{mdp.n_states - 1}")
+        return start
+    possible = mdp.initial.nonzero()[:, 0]
+    if len(possible) > 1:
+        raise ValueError(f"mdp can start in {len(possible)} states: name one of them as start")
+    return int(possible[0])
+
+
+def _kept(scores: Tensor, probabilities: Tensor, ended: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Which row each kept sequence continues, by which action, and its score; rows are in the order of their actions.
+
+    A sequence that has ended has one continuation, itself, under action 0.
+    """
+    itself = torch.eye(1, probabilities.shape[1], dtype=probabilities.dtype, device=probabilities.device)
+    longer = scores[:, None] + torch.where(ended[:, None], itself, probabilities).double().log()
+    best = longer.flatten().sort(descending=True, stable=True).indices[:width]
+    best = best[longer.flatten()[best] > -math.inf].sort().values  # in the order of the actions again
+    return best // longer.shape[1], best % longer.shape[1], longer.flatten()[best]
 
 
 def _sharpened(logits: Tensor, tau: float) -> Tensor:
@@ -419,6 +605,11 @@ def _keep_from(logits: Tensor, boundary: Tensor, n_ties: Tensor | None) -> Tenso
         ties = values == boundary
         dropped = dropped | (ties & (ties.cumsum(-1, dtype=torch.int32) > n_ties))
     return logits.masked_fill(dropped, -math.inf)
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    """The values, those of 16 bits as float32: they are taken as exact."""
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def _weights(values: Tensor) -> Tensor:

@@ -286,13 +286,16 @@ call("greedy", logits=LOGITS)
 call("temperature", logits=LOGITS, tau=0.5)
 call("top_k", logits=LOGITS, k=2)
 call("top_p", logits=LOGITS, p=0.5)
-FILTERS = {"temperature": 0.5, "top_k": 2, "top_p": 0.5}
+call("min_p", logits=LOGITS, p=0.5)
+FILTERS = {"temperature": 0.5, "top_k": 2, "top_p": 0.5, "min_p": 0.5}
 call("decoding_logits", logits=LOGITS, **FILTERS)
 call("decoding_distribution", logits=LOGITS, **FILTERS)
 call("decoded_policy", policy=POLICY, **FILTERS)
 call("inverse_cdf", logits=LOGITS, uniforms=torch.tensor([0.25, 0.75], dtype=F64))
 fresh("decode")(lambda: (pg.decode, dict(logits=LOGITS, **FILTERS, generator=seeded())))
 fresh("sample")(lambda: (pg.sample, {"logits": LOGITS, "generator": seeded()}))
+fresh("gumbel_max")(lambda: (pg.gumbel_max, {"logits": LOGITS, "generator": seeded()}))
+call("beam_search", mdp=LOW, policy=POLICY[:2], width=2, horizon=1, start=0)
 
 for name in ("exact_policy_gradient", "natural_policy_gradient"):
     extra = {"discount_states": True} if name[0] == "e" else {}
@@ -498,7 +501,9 @@ KINDS: dict[str, Callable[..., list[Value]]] = {
     **dict.fromkeys(["output_scale", "value_weight", "critic_step_size", "baseline_step_size"], NOT_NEGATIVE),
     **dict.fromkeys(["r_left", "r_right", "r_search", "r_wait", "r_rescue", "entropy_weight"], real),
     **dict.fromkeys(["n", "horizon", "n_states", "n_actions", "n_steps", "n_updates", "n_episodes", "n_epochs"], count),
-    **dict.fromkeys(["n_minibatches", "n_inputs", "n_tokens", "n_prompts", "length", "size", "k", "branching"], count),
+    **dict.fromkeys(
+        ["n_minibatches", "n_inputs", "n_tokens", "n_prompts", "length", "size", "k", "branching", "width"], count
+    ),
     **dict.fromkeys(["batch_size"], count),
     **dict.fromkeys(["discount_states", "running_only", "transpose", "ordered", "zero_stake", "normalize"], flag),
     **dict.fromkeys(["bootstrap", "exact", "progress"], flag),
@@ -716,8 +721,10 @@ special("sequence_level_rewards", mask=but(mask, longer=finite, shorter=finite),
 special("FiniteMDP", terminal=mask)
 special("NeuralPolicy", hidden=widths, dtype=dtype)
 for name in ("decoding_logits", "decoding_distribution", "decoded_policy", "decode"):
-    special(name, top_k=optional(count, no_nan), top_p=optional(UNIT, no_nan))
-special("top_p", p=UNIT)
+    special(name, top_k=optional(count, no_nan), top_p=optional(UNIT, no_nan), min_p=optional(UNIT, no_nan))
+for name in ("top_p", "min_p"):
+    special(name, p=UNIT)
+special("beam_search", start=optional(FROM_0, same))
 special("inverse_cdf", uniforms=but(floats, other_floats=same))
 special("inverse_cdf", logits=but(floats, longer=finite, shorter=finite, other_floats=same, minus_inf=no_nan))
 special("token_log_probs", logits=but(floats, longer=finite, other_floats=same, minus_inf=no_nan))

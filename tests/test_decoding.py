@@ -11,15 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import pgtheory as pg
 from pgtheory import decoding
 from pgtheory.decoding import (
     TIE_FRACTION,
+    beam_search,
     decode,
     decoded_policy,
     decoding_distribution,
     decoding_logits,
     greedy,
+    gumbel_max,
     inverse_cdf,
+    min_p,
     sample,
     temperature,
     top_k,
@@ -377,6 +381,52 @@ def test_both_routes_agree_on_random_logits(monkeypatch: pytest.MonkeyPatch) -> 
             assert torch.equal(by_search, top_p(logits, p))
 
 
+# --- min-p
+
+
+@pytest.mark.equation("eq-min-p")
+@properties
+@given(st.one_of(some_logits, tied_logits), st.floats(0.0, 1.0))
+def test_min_p_is_the_definition(logits: list[float], p: float) -> None:
+    weights = [Fraction(math.exp(value)) for value in logits]
+    shares = [weight / max(weights) for weight in weights]
+    filtered = min_p(row(logits), p)
+    if all(share == Fraction(p) or abs(share - Fraction(p)) > 1e-12 for share in shares):
+        assert kept(filtered) == [i for i, share in enumerate(shares) if share >= Fraction(p)]
+    assert all(filtered[i].item() == logits[i] for i in kept(filtered))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    ("p", "expected"),
+    [
+        (0.0, [0, 1, 2, 3]),
+        (0.25, [0, 1, 2, 3]),  # an eighth is exactly a quarter of a half
+        (0.2501, [0, 2]),
+        (0.5, [0, 2]),
+        (0.5001, [2]),
+        (1.0, [2]),
+    ],
+)
+def test_min_p_of_dyadic_probabilities(p: float, expected: list[int], dtype: torch.dtype) -> None:
+    logits = torch.tensor([0.25, 0.125, 0.5, 0.125], dtype=dtype).log()
+    assert kept(min_p(logits, p)) == expected
+    assert kept(min_p(logits + 10, p)) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_decimal_probabilities_reach_a_decimal_part_of_the_largest(dtype: torch.dtype) -> None:
+    logits = torch.tensor([0.3, 0.2, 0.4, 0.1], dtype=dtype).log()
+    assert [kept(min_p(logits, p)) for p in (0.25, 0.5, 0.75)] == [[0, 1, 2, 3], [0, 1, 2], [0, 2]]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_min_p_of_one_keeps_every_maximum_and_no_min_p_revives_a_token(dtype: torch.dtype) -> None:
+    logits = torch.tensor([1.0, 2.0, -INF, 2.0], dtype=dtype)
+    assert kept(min_p(logits, 1.0)) == [1, 3]
+    assert kept(min_p(logits, 0.0)) == [0, 1, 3]
+
+
 # --- sampling
 
 
@@ -420,10 +470,39 @@ def test_samples_have_the_frequencies_of_the_softmax() -> None:
     assert chi_square < 18.4
 
 
+@pytest.mark.equation("eq-gumbel-max")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_gumbel_max_wins_the_race_of_exponential_clocks(dtype: torch.dtype) -> None:
+    # argmax of ln π - ln(-ln u) is argmin of -ln u / π: which of V clocks of rates π rings first.
+    logits = torch.randn(50, 400, generator=seeded()).round(decimals=1).to(dtype)
+    logits[:, 3] = -INF
+    clocks = -torch.rand(50, 400, generator=seeded(5), dtype=torch.float64).log() / logits.double().softmax(-1)
+    assert torch.equal(gumbel_max(logits, generator=seeded(5)), clocks.argmin(-1))
+
+
+def test_gumbel_max_has_the_frequencies_of_the_softmax() -> None:
+    logits = row([0.0, 1.0, -INF, 2.0])
+    drawn = gumbel_max(logits.expand(100_000, 4), generator=seeded(7))
+    observed, expected = drawn.bincount(minlength=4), 100_000 * logits.softmax(-1)
+    assert observed[2] == 0
+    # Chi-square with 2 degrees of freedom exceeds 18.4 with probability 1e-4; the seed is fixed.
+    assert ((observed - expected) ** 2 / expected)[[0, 1, 3]].sum() < 18.4
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_gumbel_max_survives_the_extreme_uniforms(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.tensor([-INF, 1.0, 0.0], dtype=dtype)
+    for numbers, expected in (([0.9, 0.0, 0.0], 1), ([1 - 2**-53, 0.0, 0.5], 2), ([0.5, 1 - 2**-53, 0.0], 1)):
+        uniforms = row(numbers)
+        monkeypatch.setattr(torch, "rand", lambda *_, u=uniforms, **__: u)
+        assert gumbel_max(logits).item() == expected
+
+
 def test_a_generator_repeats_its_samples_and_the_global_state_is_not_touched_by_it() -> None:
     logits = torch.randn(64, 30, generator=seeded())
     state = torch.random.get_rng_state()
-    assert torch.equal(sample(logits, generator=seeded(3)), sample(logits, generator=seeded(3)))
+    for draw in (sample, gumbel_max):
+        assert torch.equal(draw(logits, generator=seeded(3)), draw(logits, generator=seeded(3)))
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
@@ -432,11 +511,13 @@ def test_a_generator_repeats_its_samples_and_the_global_state_is_not_touched_by_
 
 @pytest.mark.equation("eq-decoding-map")
 @properties
-@given(some_logits, st.floats(0.2, 3), st.integers(1, 12), st.floats(0.05, 1.0))
-def test_decode_is_sample_of_top_p_of_top_k_of_temperature(logits: list[float], tau: float, k: int, p: float) -> None:
+@given(some_logits, st.floats(0.2, 3), st.integers(1, 12), st.floats(0.05, 1.0), st.floats(0.0, 1.0))
+def test_decode_is_sample_of_min_p_of_top_p_of_top_k_of_temperature(
+    logits: list[float], tau: float, k: int, p: float, m: float
+) -> None:
     batch = row(logits).expand(20, len(logits))
-    composed = top_p(top_k(temperature(batch, tau), k), p)  # the same calls on the same batch: the same bits
-    options = {"temperature": tau, "top_k": k, "top_p": p}
+    composed = min_p(top_p(top_k(temperature(batch, tau), k), p), m)  # the same calls on the same batch: the same bits
+    options = {"temperature": tau, "top_k": k, "top_p": p, "min_p": m}
     assert torch.equal(decoding_logits(batch, **options), composed)
     assert_same_up_to_rounding(decoding_distribution(batch, **options), composed.softmax(-1))
     drawn = decode(batch, **options, generator=seeded(1))
@@ -455,6 +536,12 @@ def test_top_k_and_top_p_do_not_commute() -> None:
     logits = row([0.4, 0.3, 0.2, 0.1]).log()
     assert kept(top_p(top_k(logits, 2), 0.5)) == [0]  # renormalised to 4/7
     assert kept(top_k(top_p(logits, 0.5), 2)) == [0, 1]
+
+
+def test_top_p_and_min_p_do_not_commute() -> None:
+    logits = row([0.5, 0.2, 0.2, 0.1]).log()
+    assert kept(min_p(top_p(logits, 0.75), 0.4)) == [0, 1, 2]
+    assert kept(top_p(min_p(logits, 0.4), 0.75)) == [0, 1]  # renormalised, 7/9 of the mass are enough
 
 
 def test_temperature_and_top_k_commute() -> None:
@@ -494,6 +581,130 @@ def test_the_gradient_of_a_decoded_policy_is_that_of_its_powers() -> None:
     assert not gradient[1:].any()
 
 
+# --- beam search
+
+
+def enumerated(mdp: pg.FiniteMDP, policy: Tensor, horizon: int) -> tuple[list[tuple[int, ...]], Tensor]:
+    """All sequences, the most probable first and equal ones in the order of their actions; their probabilities."""
+    every, probabilities = pg.enumerate_trajectories(mdp, policy, horizon=horizon)
+    order = probabilities.sort(descending=True, stable=True).indices
+    return sequences_of(every._replace(actions=every.actions[order], mask=every.mask[order])), probabilities[order]
+
+
+def sequences_of(found: pg.Trajectories) -> list[tuple[int, ...]]:
+    pairs = zip(found.actions.tolist(), found.mask.tolist(), strict=True)
+    return [tuple(a for a, taken in zip(actions, mask, strict=True) if taken) for actions, mask in pairs]
+
+
+def beam_by_hand(step, width: int, horizon: int) -> list[tuple[tuple[int, ...], float]]:  # type: ignore[no-untyped-def]
+    """The definition, with lists and floats: `step` gives the next probabilities of a sequence, or None at its end."""
+    beam = [((), 1.0)]
+    for _ in range(horizon):
+        longer = []
+        for tokens, p in beam:
+            following = step(tokens)
+            longer += [(tokens, p)] if following is None else [((*tokens, a), p * q) for a, q in enumerate(following)]
+        beam = sorted((x for x in longer if x[1] > 0), key=lambda x: (-x[1], x[0]))[:width]
+    return beam
+
+
+def random_language(length: int, seed: int) -> tuple[pg.FiniteMDP, Tensor]:
+    language = pg.tiny_language(length)
+    policy = pg.softmax_policy(2 * torch.randn(language.n_states, 4, generator=seeded(seed), dtype=torch.float64))
+    return language, policy.where(~language.terminal[:, None], 0.0)
+
+
+@pytest.mark.equation("eq-beam-search")
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("width", [1, 2, 3, 7, 30])
+def test_beam_search_is_the_definition(width: int, seed: int) -> None:
+    language, policy = random_language(4, seed)
+    state = {tokens: s for s, (_, tokens) in enumerate(pg.token_sequences(4, 4, eos=3))}
+    found, log_probs = beam_search(language, policy, width, horizon=4)
+    expected = beam_by_hand(
+        lambda tokens: None if language.terminal[state[tokens]] else policy[state[tokens]].tolist(), width, 4
+    )
+    assert sequences_of(found) == [tokens for tokens, _ in expected]
+    assert_same_up_to_rounding(log_probs, row([math.log(p) for _, p in expected]), 16)
+    assert [state[tokens] for tokens in sequences_of(found)] == found.states[:, -1].tolist()
+    assert found.terminated.all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_beam_as_wide_as_the_tree_has_every_sequence_in_the_order_of_its_probability(seed: int) -> None:
+    language, policy = random_language(3, seed)
+    tokens, probabilities = enumerated(language, policy, 3)
+    for width in (len(tokens), 10 * len(tokens)):
+        found, log_probs = beam_search(language, policy, width, horizon=3)
+        assert sequences_of(found) == tokens
+        torch.testing.assert_close(log_probs.exp(), probabilities, rtol=1e-12, atol=0.0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_beam_of_one_is_greedy_decoding(seed: int) -> None:
+    language, policy = random_language(4, seed)
+    only, (probability,) = enumerated(language, decoded_policy(policy, temperature=0), 4)
+    assert probability == 1
+    assert sequences_of(beam_search(language, policy, 1, horizon=4)[0]) == only
+
+
+def test_a_beam_of_two_finds_the_review_that_greedy_decoding_misses() -> None:
+    language, model = pg.tiny_language(), pg.tiny_language_model()
+    (one, _), (two, log_probs) = (beam_search(language, model, width, horizon=2) for width in (1, 2))
+    assert (sequences_of(one), one.rewards.tolist()) == ([(2, 0)], [[0.0, -1.0]])
+    assert (sequences_of(two), two.rewards.sum(-1).tolist()) == ([(0, 3), (2, 0)], [1.0, -1.0])
+    torch.testing.assert_close(log_probs.exp(), row([0.21, 0.2]))
+
+
+def test_of_equal_sequences_those_stay_that_come_first() -> None:
+    tree = pg.token_tree(3, 2, reward=lambda prompt, tokens: 0.0)
+    policy = row([0.25, 0.5, 0.25]).expand(tree.n_states, 3) * ~tree.terminal[:, None]
+    expected = [(1, 1), (0, 1), (1, 0), (1, 2), (2, 1), (0, 0), (0, 2), (2, 0), (2, 2)]  # 1/4, 1/8 ..., 1/16 ...
+    assert sequences_of(beam_search(tree, policy, 9, horizon=2)[0]) == expected
+    assert sequences_of(beam_search(tree, policy, 2, horizon=2)[0]) == [(1, 1), (0, 1)]
+    assert sequences_of(beam_search(tree, policy, 1, horizon=1)[0]) == [(1,)]
+
+
+def test_a_sequence_of_probability_zero_is_not_kept_and_a_cut_one_is_truncated() -> None:
+    language, model = pg.tiny_language(3), pg.tiny_language_model(3)
+    found, _ = beam_search(language, decoded_policy(model, top_k=1), 5, horizon=2)
+    assert sequences_of(found) == [(2, 0)]
+    assert (found.truncated.tolist(), found.terminated.tolist()) == ([True], [False])
+    assert beam_search(language, model, 5, horizon=2, start=4)[0].actions.shape == (1, 0)  # "." has ended
+
+
+def test_a_beam_starts_where_it_is_told_and_follows_a_loop_to_the_horizon() -> None:
+    tree = pg.token_tree(2, 1, n_prompts=2, reward=lambda prompt, tokens: float(prompt == tokens[0]))
+    policy = row([[0.75, 0.25], [0.5, 0.5]] + [[0, 0]] * 4)
+    found, log_probs = beam_search(tree, policy, 2, horizon=1, start=1)
+    assert (sequences_of(found), found.rewards.tolist()) == ([(0,), (1,)], [[0.0], [1.0]])
+    assert log_probs.exp().tolist() == [0.5, 0.5]
+    loop = pg.FiniteMDP.from_outcomes(
+        [(0, 0, 0, 1.0, 1.0), (0, 1, 1, 0.0, 1.0)], n_states=2, n_actions=2, initial=0, terminal=[1]
+    )
+    found, _ = beam_search(loop, row([[0.75, 0.25], [0, 0]]), 2, horizon=6)
+    assert sequences_of(found) == [(1,), (0, 0, 0, 0, 0, 0)]  # 1/4 and (3/4)^6, about 0.18
+    assert found.rewards.tolist() == [[0.0] * 6, [1.0] * 6]
+
+
+def test_the_log_probability_of_a_kept_sequence_has_its_score_as_gradient() -> None:
+    language, policy = random_language(3, 0)
+    policy.requires_grad_()
+    found, log_probs = beam_search(language, policy, 4, horizon=3)
+    (gradient,) = torch.autograd.grad(log_probs[0], policy)
+    expected = torch.zeros_like(policy)
+    for s, a, taken in zip(found.states[0, :-1], found.actions[0], found.mask[0], strict=True):
+        expected[s, a] += 1 / policy[s, a].item() if taken else 0.0
+    torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_a_beam_has_the_dtype_of_the_policy(dtype: torch.dtype) -> None:
+    found, log_probs = beam_search(pg.tiny_language(dtype=dtype), pg.tiny_language_model(dtype=dtype), 2, horizon=2)
+    assert (log_probs.dtype, found.rewards.dtype) == (dtype, dtype)
+    assert sequences_of(found) == [(0, 3), (2, 0)]
+
+
 # --- every filter
 
 
@@ -503,8 +714,10 @@ FILTERS = {
     "top_k": lambda x: top_k(x, 3),
     "top_k all": lambda x: top_k(x, 99),
     "top_p": lambda x: top_p(x, 0.8),
+    "min_p": lambda x: min_p(x, 0.4),
+    "min_p all": lambda x: min_p(x, 0.0),
     "top_p all": lambda x: top_p(x, 1.0),
-    "decoding_logits": lambda x: decoding_logits(x, temperature=1.3, top_k=4, top_p=0.7),
+    "decoding_logits": lambda x: decoding_logits(x, temperature=1.3, top_k=4, top_p=0.7, min_p=0.3),
 }
 
 
@@ -559,6 +772,8 @@ def test_filters_run_under_compile(name: str) -> None:
 
 
 GOOD = [0.0, 1.0]
+TINY = pg.tiny_language(), pg.tiny_language_model()
+TWO_PROMPTS = pg.token_tree(2, 1, n_prompts=2, reward=lambda prompt, tokens: 0.0)
 BAD = [
     ("logits is a list", lambda: greedy([0.0]), TypeError, "logits must be a torch.Tensor, not list"),
     ("logits of integers", lambda: top_k(torch.tensor([1, 2]), 1), TypeError, "logits must hold floating-point.*int64"),
@@ -592,6 +807,42 @@ BAD = [
     ("policy is NaN", lambda: decoded_policy(row([[math.nan, 1]])), ValueError, r"policy is nan at \[0, 0\]"),
     ("uniform = 1", lambda: inverse_cdf(row(GOOD), torch.tensor(1.0)), ValueError, "uniforms is 1.0.*not in"),
     ("uniform is NaN", lambda: inverse_cdf(row([GOOD]), row([math.nan])), ValueError, r"uniforms is nan at \[0\]"),
+    ("min-p above 1", lambda: min_p(row(GOOD), 1.5), ValueError, r"p must be in \[0, 1\], not 1.5"),
+    ("min-p is NaN", lambda: decode(row(GOOD), min_p=math.nan), ValueError, r"min_p must be in \[0, 1\], not nan"),
+    ("min-p is a string", lambda: min_p(row(GOOD), "0.1"), TypeError, "p must be a number, not str"),
+    ("Gumbel of NaN", lambda: gumbel_max(row([0.0, math.nan])), ValueError, r"logits is NaN at \[1\]"),
+    ("beam of width 0", lambda: beam_search(*TINY, 0, horizon=2), ValueError, "width must be at least 1, not 0"),
+    (
+        "beam of half a width",
+        lambda: beam_search(*TINY, 1.5, horizon=2),
+        TypeError,
+        "width must be an integer, not float",
+    ),
+    ("beam without steps", lambda: beam_search(*TINY, 1, horizon=0), ValueError, "horizon must be at least 1, not 0"),
+    (
+        "beam of several policies",
+        lambda: beam_search(TINY[0], torch.stack([TINY[1]] * 2), 1, horizon=2),
+        ValueError,
+        r"policy has shape \[2, 17, 4\], expected \[S, A\]: one table",
+    ),
+    (
+        "beam from nowhere",
+        lambda: beam_search(*TINY, 1, horizon=2, start=17),
+        ValueError,
+        r"start is 17, not in 0\.\.16",
+    ),
+    (
+        "beam from two prompts",
+        lambda: beam_search(TWO_PROMPTS, pg.equiprobable_policy(TWO_PROMPTS), 1, horizon=1),
+        ValueError,
+        "mdp can start in 2 states: name one of them as start",
+    ),
+    (
+        "beam where a coin is tossed",
+        lambda: beam_search(pg.recycling_robot(), pg.equiprobable_policy(pg.recycling_robot()), 1, horizon=1),
+        ValueError,
+        "mdp has several outcomes at s=0, a=0: a beam needs what follows an action to be certain",
+    ),
     ("one uniform too many", lambda: inverse_cdf(row(GOOD), torch.zeros(1)), ValueError, r"uniforms has shape \[1\]"),
 ]
 

@@ -77,9 +77,8 @@ DRAWINGS: dict[str, Callable[[], plotting.Drawing]] = {
     "estimates": lambda: plotting.plot_estimates(x[:3], {"first": (x[:3], x[1:4])}, names="ABC"),
     "two_action_response": lambda: plotting.plot_two_action_response(x, x, x / 4, x / 2),
     "simplex_flow": lambda: plotting.plot_simplex_flow(plotting.simplex_grid(4), plotting.simplex_grid(4) - 1 / 3),
-    "distributions": lambda: plotting.plot_distributions({"a": x[:4], "b": x[1:5]}),
     "nucleus": lambda: plotting.plot_nucleus(torch.tensor([0.5, 0.3, 0.1, 0.1]), 0.7, 2),
-    "temperature_paths": lambda: plotting.plot_temperature_paths(x + 0.1, torch.rand(20, 4), x),
+    "temperature_paths": lambda: plotting.plot_temperature_paths(x + 0.1, torch.rand(20, 4), x, names="abcd"),
     "decoding_performance": lambda: plotting.plot_decoding_performance(
         {"k": (x, torch.rand(20, 3)), "p": (x, torch.rand(20, 3))}, ["prompt 0", "prompt 1", "average"]
     ),

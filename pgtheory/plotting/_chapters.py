@@ -189,21 +189,6 @@ def plot_simplex_flow(policies: Tensor, velocities: Tensor) -> Figure:
 
 
 @drawn
-def plot_distributions(distributions: Mapping[str, Tensor]) -> Figure:
-    """One panel of bars for each distribution over tokens; a cross marks a token of probability 0."""
-    figure, panels = new_figure(1.0 * len(distributions) + 0.6, len(distributions), 1, sharex=True, sharey=True)
-    for axes, (name, probabilities) in zip(panels, distributions.items(), strict=True):
-        tokens = torch.arange(len(probabilities))
-        axes.bar(tokens.numpy(), probabilities.numpy(), color=color("pi"), width=0.6)
-        excluded = tokens[probabilities == 0]
-        axes.plot(excluded, torch.full(excluded.shape, 0.06), "x", color=color("wrong"))
-        axes.set_title(name, loc="right", y=0.72)
-    panels[-1].set(xlabel="token $a$", xticks=tokens)
-    figure.supylabel("probability", fontsize="medium")
-    return figure
-
-
-@drawn
 def plot_nucleus(probabilities: Tensor, p: float, n_kept: int) -> Figure:
     """Probabilities in descending order stacked to their cumulative mass, with the nucleus and the crossing token."""
     figure, (axes,) = new_figure(3.0)
@@ -230,7 +215,8 @@ def plot_nucleus(probabilities: Tensor, p: float, n_kept: int) -> Figure:
         )
     axes.axhline(p, color=color("exact"), linestyle="--", linewidth=1.2)
     axes.annotate(f"$p={p:g}$", (0.5, p), (0, 2), textcoords="offset points", va="bottom")
-    note(axes, "the nucleus", (2.7, 0.33), (6, 0), ha="left", va="top", color=ink)
+    middle = n_kept // 2
+    note(axes, "the nucleus", (middle + 1.5, float(before[middle])), (2, -2), ha="left", va="top", color=ink)
     note(axes, "the crossing token", (n_kept + 0.5, float(before[n_kept - 1])), (2, -2), ha="left", va="top", color=ink)
     note(axes, "left out", (len(ranks) + 0.45, float(before[-2])), (0, -4), ha="right", va="top", color=color("faint"))
     axes.set(xlabel="rank of the token", ylabel="cumulative probability", xticks=ranks + 1, ylim=(0, 1.02))
@@ -238,21 +224,21 @@ def plot_nucleus(probabilities: Tensor, p: float, n_kept: int) -> Figure:
 
 
 @drawn
-def plot_temperature_paths(temperatures: Tensor, probabilities: Tensor, entropies: Tensor) -> Figure:
+def plot_temperature_paths(
+    temperatures: Tensor, probabilities: Tensor, entropies: Tensor, *, names: Sequence[str]
+) -> Figure:
     """The probability of each token, and the entropy of the distribution, against the temperature."""
     figure, (above, below) = new_figure(4.2, 2, 1, sharex=True, height_ratios=[3, 2])
-    n = probabilities.shape[-1]
-    for token, ink in enumerate(ramp(n)):
-        above.plot(temperatures, probabilities[:, token], color=ink)
-    middle = len(temperatures) // 2
-    x, heights = float(temperatures[middle]), probabilities[middle].tolist()
-    last = "token 2" if n == 3 else f"tokens 2 to {n - 1}"
-    for text, y, ink, shift in zip(("token 0", "token 1", last), heights, ramp(n), (8, 8, 2), strict=False):
-        note(above, text, (x, y), (4, shift), ha="left", color=ink)
+    inks = ramp(probabilities.shape[-1])
+    lines = {
+        name: above.plot(temperatures, curve, color=ink)[0]
+        for name, curve, ink in zip(names, probabilities.T, inks, strict=True)
+    }
     below.plot(temperatures, entropies, color=color("pi"))
     for axes in (above, below):
         axes.axvline(1, color=color("faint"), linewidth=0.8, linestyle=(0, (1, 3)))
     above.set(ylabel=r"probability $\pi_\tau(a)$", xscale="log", ylim=(-0.02, 1.02))
+    label_ends(above, lines)
     below.set(xlabel=r"temperature $\tau$", ylabel="entropy (nats)", ylim=(0, None))
     return figure
 

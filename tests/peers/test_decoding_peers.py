@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import seeded
 
-from pgtheory.decoding import decoding_logits, temperature, top_k, top_p
+from pgtheory.decoding import decoding_logits, min_p, temperature, top_k, top_p
 
 transformers = pytest.importorskip("transformers")
 
@@ -38,6 +38,13 @@ def test_top_p_is_theirs_where_logits_are_distinct(shape: tuple[int, int], p: fl
     assert torch.equal(top_p(logits, p), transformers.TopPLogitsWarper(p)(None, logits))
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("p", [0.0, 0.01, 0.1001, 0.5001])
+def test_min_p_is_theirs(shape: tuple[int, int], p: float) -> None:
+    logits = distinct(shape)
+    assert torch.equal(min_p(logits, p), transformers.MinPLogitsWarper(p)(None, logits))
+
+
 def test_the_composition_is_theirs() -> None:
     logits = distinct((16, 500))
     theirs = transformers.LogitsProcessorList(
@@ -45,9 +52,11 @@ def test_the_composition_is_theirs() -> None:
             transformers.TemperatureLogitsWarper(0.7),
             transformers.TopKLogitsWarper(40),
             transformers.TopPLogitsWarper(0.8),
+            transformers.MinPLogitsWarper(0.2),
         ]
     )
-    assert torch.equal(decoding_logits(logits, temperature=0.7, top_k=40, top_p=0.8), theirs(None, logits))
+    options = {"temperature": 0.7, "top_k": 40, "top_p": 0.8, "min_p": 0.2}
+    assert torch.equal(decoding_logits(logits, **options), theirs(None, logits))
 
 
 def test_they_keep_every_token_tied_with_the_kth_and_we_keep_k() -> None:
