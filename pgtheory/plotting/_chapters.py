@@ -158,7 +158,7 @@ def plot_knobs(changes: Tensor, performances: Mapping[str, Tensor]) -> Figure:
         for (name, values), style in zip(performances.items(), STYLES, strict=False)
     }
     axes.plot(0, now, "o", color=color("exact"), markersize=6)
-    note(axes, "the model as it is", (0, now), (-8, 11), ha="right")
+    note(axes, "the model as it is", (0, now), (30, 10), ha="left")
     axes.set(xlabel="change of one preference", ylabel=r"performance $J$", xlim=(float(changes[0]), float(changes[-1])))
     label_ends(axes, lines)
     return figure
