@@ -1,8 +1,9 @@
 """Policy-gradient theory that runs: every labelled equation of the book has one function here.
 
 The modules follow the chapters of the book, and each imports only from its own chapter or an earlier one:
-`mdp`, `gallery`, `trajectories`, `returns`, `value_functions`, `softmax_policy`, `decoding`, `policy_gradient`,
-`reinforce`, `surrogates`, `advantages`, `training`, `groups`, `off_policy`, `token_log_probs`, `checking`.
+`mdp`, `gallery`, `trajectories`, `returns`, `value_functions`, `softmax_policy`, `gaussian_policy`, `decoding`,
+`policy_gradient`, `reinforce`, `surrogates`, `advantages`, `training`, `groups`, `off_policy`, `token_log_probs`,
+`checking`.
 Every name that one of them lists in its `__all__` is a name of the package too.
 """
 # ruff: noqa: F403 - the list of the public names of a module is its own __all__, and stands nowhere else.
@@ -19,6 +20,7 @@ from types import ModuleType as _ModuleType
 from pgtheory.advantages import *
 from pgtheory.decoding import *
 from pgtheory.gallery import *
+from pgtheory.gaussian_policy import *
 from pgtheory.groups import *
 from pgtheory.mdp import *
 from pgtheory.off_policy import *

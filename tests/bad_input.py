@@ -242,6 +242,8 @@ ACTIONS = torch.tensor([0, 1, 0])
 FEATURES = torch.arange(12, dtype=F64).view(3, 2, 2) / 8
 call("score", preferences=PREFERENCES, actions=ACTIONS, available=AVAILABLE)
 call("linear_score", features=FEATURES, preferences=PREFERENCES, actions=ACTIONS, available=AVAILABLE)
+for name in ("gaussian_log_prob", "gaussian_score"):
+    call(name, mean=POLICY, log_std=POLICY, actions=PREFERENCES)
 MADE = {"available": AVAILABLE, "generator": None, "dtype": F64, "device": torch.device("cpu")}
 call("SoftmaxPolicy", Squared, n_states=3, n_actions=2, available=AVAILABLE, device=torch.device("cpu"))
 call("TabularPolicy", n_states=3, n_actions=2, init_std=0.0, **MADE)
@@ -739,6 +741,8 @@ for name in ("softmax_policy", "log_softmax_policy", "entropy", "fisher_informat
 special("score", actions=but(indices, scalar=finite))
 special("linear_score", actions=but(indices, scalar=finite), preferences=floats)
 special("linear_score", features=but(floats, longer=finite, shorter=finite))
+for name in ("gaussian_log_prob", "gaussian_score"):
+    special(name, mean=floats, log_std=floats, actions=floats)
 for name in ("discounted_return", "returns_to_go"):
     special(name, rewards=but(floats, other_floats=same))
 special("entropy_bonus", entropies=but(floats, other_floats=same))

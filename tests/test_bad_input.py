@@ -12,8 +12,8 @@ from bad_input import CALLS, Value, is_named, values_of
 import pgtheory
 
 CHAPTERS = [
-    *("mdp", "gallery", "trajectories", "returns", "value_functions", "softmax_policy", "decoding", "policy_gradient"),
-    *("reinforce", "surrogates", "advantages", "training", "groups", "token_log_probs"),
+    *("mdp", "gallery", "trajectories", "returns", "value_functions", "softmax_policy", "gaussian_policy"),
+    *("decoding", "policy_gradient", "reinforce", "surrogates", "advantages", "training", "groups", "token_log_probs"),
 ]
 PUBLIC = {name: getattr(pgtheory, name) for c in CHAPTERS for name in importlib.import_module(f"pgtheory.{c}").__all__}
 # What is wrong with the file or the state of a run has tests of its own, in test_checkpoints and test_resuming.

@@ -17,7 +17,7 @@ ORDER = [
     ["mdp", "_gymnasium", "_tables", "gallery", "trajectories"],
     ["returns"],
     ["_krylov", "_elimination", "_linear", "value_functions"],
-    ["softmax_policy"],
+    ["softmax_policy", "gaussian_policy"],
     ["decoding"],
     ["_gradients", "policy_gradient"],
     ["reinforce"],

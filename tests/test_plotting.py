@@ -75,6 +75,8 @@ DRAWINGS: dict[str, Callable[[], plotting.Drawing]] = {
     "contraction": lambda: plotting.plot_contraction({0.5: 0.4 ** (10 * x), 0.9: 0.8 ** (10 * x)}),
     "values_by_steps_left": lambda: plotting.plot_values_by_steps_left({"high": x, "low": x / 2}, change=3),
     "estimates": lambda: plotting.plot_estimates(x[:3], {"first": (x[:3], x[1:4])}, names="ABC"),
+    "knobs": lambda: plotting.plot_knobs(x - x[9], {"good": x, "bad": 2 * x[9] - x}),
+    "continuous_policy": lambda: plotting.plot_continuous_policy(x, 1 - x**2, {"before": x, "after": 2 * x}),
     "two_action_response": lambda: plotting.plot_two_action_response(x, x, x / 4, x / 2),
     "simplex_flow": lambda: plotting.plot_simplex_flow(plotting.simplex_grid(4), plotting.simplex_grid(4) - 1 / 3),
     "nucleus": lambda: plotting.plot_nucleus(torch.tensor([0.5, 0.3, 0.1, 0.1]), 0.7, 2),

@@ -148,6 +148,39 @@ def plot_estimates(exact: Tensor, estimates: Mapping[str, tuple[Tensor, Tensor]]
 
 
 @drawn
+def plot_knobs(changes: Tensor, performances: Mapping[str, Tensor]) -> Figure:
+    """The performance against the change of one preference, a curve for each of them, through the policy as it is."""
+    figure, (axes,) = new_figure(3.1)
+    now = float(next(iter(performances.values()))[changes.abs().argmin()])
+    axes.axhline(now, color=color("faint"), linewidth=0.8)
+    lines = {
+        name: axes.plot(changes, values, color=color("v"), linestyle=style)[0]
+        for (name, values), style in zip(performances.items(), STYLES, strict=False)
+    }
+    axes.plot(0, now, "o", color=color("exact"), markersize=6)
+    note(axes, "the model as it is", (0, now), (30, 10), ha="left")
+    axes.set(xlabel="change of one preference", ylabel=r"performance $J$", xlim=(float(changes[0]), float(changes[-1])))
+    label_ends(axes, lines)
+    return figure
+
+
+@drawn
+def plot_continuous_policy(actions: Tensor, rewards: Tensor, densities: Mapping[str, Tensor]) -> Figure:
+    """The reward of an action that is a number, and above it the densities of policies that choose one."""
+    figure, (above, below) = new_figure(3.9, 2, 1, sharex=True, height_ratios=(3, 2))
+    for (name, density), style in zip(densities.items(), STYLES, strict=False):
+        above.plot(actions, density, color=color("pi"), linestyle=style, label=name)
+    below.plot(actions, rewards, color=color("exact"))
+    best = float(actions[rewards.argmax()])
+    for axes in (above, below):
+        axes.axvline(best, color=color("faint"), linewidth=0.8)
+    above.set(ylabel=r"density $\pi(a)$", ylim=(0, None))
+    below.set(xlabel="action $a$", ylabel="reward", xlim=(float(actions[0]), float(actions[-1])))
+    _above(figure, above, len(densities))
+    return figure
+
+
+@drawn
 def plot_two_action_response(gaps: Tensor, probability: Tensor, slope: Tensor, entropies: Tensor) -> Figure:
     """Two actions: the probability of the first, its slope and the entropy, against the difference of preferences."""
     figure, (axes,) = new_figure(2.9)
