@@ -124,6 +124,7 @@ DRAWINGS: dict[str, Callable[[], plotting.Drawing]] = {
     "difficulty": lambda: plotting.plot_difficulty(x, {"none": x + 1, "K = 3": x + 2, "K = 8": x + 3}),
     "length_bias": lambda: plotting.plot_length_bias(list(range(20)), {"dr": torch.ones(20), "grpo": 1 / (1 + x)}),
     "total_rewards": lambda: plotting.plot_total_rewards([1, 2, 3], [10.0, 20.0, 30.0], 50.0),
+    "runs": lambda: plotting.plot_runs({"one": torch.rand(3, 20), "two": torch.rand(3, 20)}, ylabel="right"),
     "mistake": lambda: plotting.plot_mistake(x, 1 - x, best=1.0),
     "value_grid": lambda: plotting.plot_value_grid(
         torch.rand(4, 4),

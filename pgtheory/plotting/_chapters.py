@@ -436,6 +436,20 @@ def plot_gradient_clouds(clouds: Mapping[str, Tensor], gradient: Tensor, *, wron
     return figure
 
 
+# --- prologue
+
+
+@drawn
+def plot_runs(curves: Mapping[str, Tensor], *, ylabel: str) -> Figure:
+    """The learning curves `[runs, updates]` of each program in a panel, as a log has them: with nothing exact."""
+    figure, panels = new_figure(2.4, 1, len(curves), sharey=True)
+    for axes, (name, runs) in zip(panels, curves.items(), strict=True):
+        axes.plot(range(1, runs.shape[1] + 1), runs.T, color=color("sampled"), linewidth=0.8, alpha=0.6)
+        axes.set(title=name, xlabel="update", ylim=(0, 1.05))
+    panels[0].set(ylabel=ylabel)
+    return figure
+
+
 # --- reinforce
 
 

@@ -216,11 +216,11 @@ def test_the_status_page_gives_the_run_time_of_each_chapter_and_the_versions(htm
     assert all(shown[name] == version(name) for name in ("torch", "numpy", "matplotlib", "jaxtyping", "jupyter-book"))
 
 
-def test_the_front_page_has_all_ten_chapters(html: Path) -> None:
+def test_the_front_page_has_the_prologue_and_all_ten_chapters(html: Path) -> None:
     index = built(html, "book/index")
-    assert len(index.select(".chapter-card")) == 10
+    assert len(index.select(".chapter-card")) == 11
     links = {str(link["href"]).partition("#")[0] for link in index.select(".chapter-card a[href]")}
-    assert links == {f"{path.stem}.html" for path in numbered_chapters()}
+    assert links == {f"{path.stem}.html" for path in numbered_chapters()} | {"prologue.html"}
 
 
 def test_the_front_page_has_its_figure_a_verdict_and_three_doors(html: Path) -> None:
@@ -232,4 +232,4 @@ def test_the_front_page_has_its_figure_a_verdict_and_three_doors(html: Path) -> 
     doors = index.select(".doors .sd-card")
     assert [door.select_one(".sd-card-title").get_text(strip=True) for door in doors] == ["Read", "Run", "Check mine"]  # type: ignore[union-attr]
     targets = [str(door.select_one("a")["href"]) for door in doors]  # type: ignore[index]
-    assert targets == ["mdp.html", "#run-it", "checking.html"]
+    assert targets == ["prologue.html", "#run-it", "checking.html"]
