@@ -212,7 +212,8 @@ def _solve(mdp: FiniteMDP, policy: Tensor, gamma: float, right_hand_side: Tensor
 def one_step_lookahead(mdp: FiniteMDP, values: Float[Tensor, "*batch S"], gamma: float) -> Float[Tensor, "*batch S A"]:
     r"""The value :math:`\sum_{s', r} p(s', r \mid s, a) (r + \gamma v(s'))` of each action, given those of states.
 
-    With :math:`v = v_\pi` it is :math:`q_\pi`, equation :eq:`eq-action-value` of the book.
+    With :math:`v = v_\pi` it is :math:`q_\pi`, equation :eq:`eq-action-value` of the book, and with :math:`v = v_*` it
+    is :math:`q_*`, equation :eq:`eq-optimal-action-value`.
 
     Args:
         mdp: the MDP.

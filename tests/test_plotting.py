@@ -139,6 +139,9 @@ DRAWINGS: dict[str, Callable[[], plotting.Drawing]] = {
     ),
     "grid_changes": lambda: plotting.plot_grid_changes({"a": torch.randn(4, 4), "b": torch.randn(4, 4)}, marked=1),
     "draw_mdp": lambda: plotting.draw_mdp(gallery.recycling_robot()),
+    "draw_backup": lambda: plotting.draw_backup(
+        gallery.recycling_robot(), 1, policy=x[3:6], values=-x[7:9], action_values=10 * x[9:12]
+    ),
 }
 
 
@@ -242,6 +245,26 @@ def test_a_diagram_shows_every_state_action_probability_and_reward(world: str) -
     rewards = {f"{float(r):+.3g}".replace("-", "−") for r in mdp.rewards[o.reward_index] if r}
     assert rewards <= words
     assert ("start" in words) or int((mdp.initial > 0).sum()) > 1
+
+
+def test_a_backup_diagram_shows_what_is_averaged_and_marks_the_way_of_a_sample() -> None:
+    language, model = gallery.tiny_language(), gallery.tiny_language_model()
+    v, q = torch.arange(17.0) / 4 - 1, torch.tensor([0.125, 3.0, -7.0, 11.0])
+    texts = [
+        text.get_text()
+        for text in plotting.draw_backup(language, 0, policy=model[0], values=v, action_values=q).figure().axes[0].texts
+    ]
+    assert texts.count("start") == 1
+    assert {"good\n0.3", "bad\n0.2", "not\n0.4", ".\n0.1"} <= set(texts)
+    assert {"−0.75", "−0.50", "−0.25", "0.00"} <= set(texts)  # v of the four states below
+    assert "−1.00" in texts, "the value of the state on top"
+    assert {"0.12", "3.00", "−7.00", "11.00"} <= set(texts)
+    robot, even = gallery.recycling_robot(), torch.ones(3) / 3
+    sample = plotting.draw_backup(robot, 1, policy=even, values=torch.ones(2), path=(0, 0)).figure().axes[0]
+    sampled = {text.get_text() for text in sample.texts if text.get_color() == plotting.color("sampled")}
+    assert sampled == {"search\n0.33", "0.6\n−3"}
+    with pytest.raises(ValueError, match="state 1 has 0 outcomes, and a backup diagram can show 1 to 6"):
+        plotting.draw_backup(gallery.bandit([1.0]), 1, policy=even, values=even).figure()
 
 
 @pytest.mark.parametrize("world", WORLDS)

@@ -186,6 +186,16 @@ class TestClosedForms:
             abs=1e-12,
         )
 
+    @pytest.mark.equation("eq-optimal-action-value")
+    def test_the_best_action_values_of_the_robot_are_those_found_by_hand(self) -> None:
+        # search when high, recharge when low: v(h) = 2 + 0.72 v(h) + 0.18 v(l), v(l) = 0.9 v(h)
+        h, l = Fraction(1000, 59), Fraction(900, 59)  # noqa: E741 - high and low
+        g, robot = Fraction(9, 10), gallery.recycling_robot()
+        search = -1 + g * (Fraction(3, 5) * h + Fraction(2, 5) * l)
+        by_hand = [[2 + g * (Fraction(4, 5) * h + Fraction(1, 5) * l), 1 + g * h, 0], [search, 1 + g * l, g * h]]
+        found = one_step_lookahead(robot, optimal_values(robot, 0.9), 0.9)
+        np.testing.assert_allclose(found, np.array(by_hand, dtype=float), rtol=1e-12)
+
     def test_gambler_with_an_unfair_coin_does_best_by_bold_play(self) -> None:
         # Bold play, stake min(s, 100 − s), is optimal for p ≤ 1/2 (Dubins and Savage 1965); its value by bisection.
         def bold(x: float, p: float, depth: int = 60) -> float:
@@ -634,6 +644,28 @@ class TestTermination:
 
 
 class TestOperators:
+    def test_without_discount_the_residual_bounds_the_error_by_the_mean_number_of_steps(self) -> None:
+        mdp = gallery.gridworld_4x4()
+        policy = equiprobable_policy(mdp)
+        v = state_values(mdp, policy, 1.0)
+        steps = -v  # each costs 1
+        rng = torch.Generator().manual_seed(0)
+        for shift in (steps, *torch.randn(20, 16, generator=rng, dtype=torch.float64).where(~mdp.terminal, 0.0)):
+            residual = (bellman_expectation(mdp, policy, v + shift, 1.0) - v - shift).abs().max()
+            bound = steps.max() * residual
+            assert shift.abs().max() <= bound * (1 + 1e-9)
+        assert float(steps.max()) == pytest.approx(22)
+
+    def test_an_improvement_that_does_not_end_has_mixtures_of_any_value(self) -> None:
+        # stay for 0.1, or leave at a cost of 1: staying has an advantage over leaving, and never ends
+        mdp = FiniteMDP.from_outcomes(
+            [(0, 0, 0, 0.1, 1.0), (0, 1, 1, -1.0, 1.0)], n_states=2, n_actions=2, initial=0, terminal=[1]
+        )
+        for leaving in (0.5, 0.1, 0.01, 0.001):
+            policy = torch.tensor([[1 - leaving, leaving], [0.0, 0.0]], dtype=torch.float64)
+            expected = 0.1 * (1 / leaving - 1) - 1  # the mean of a geometric number of stays
+            assert float(state_values(mdp, policy, 1.0)[0]) == pytest.approx(expected)
+
     @pytest.mark.equation("eq-contraction")
     @settings(deadline=None, derandomize=True, max_examples=50)
     @given(st.integers(0, 10_000), st.floats(0, 1))

@@ -49,7 +49,7 @@ from pgtheory.plotting._chapters import (
     plot_z_scores,
     simplex_grid,
 )
-from pgtheory.plotting._diagrams import draw_mdp, plot_interaction_loop
+from pgtheory.plotting._diagrams import draw_backup, draw_mdp, plot_interaction_loop
 from pgtheory.plotting._grids import icons_of, plot_grid_changes, plot_value_grid, plot_visitation_maps
 from pgtheory.plotting._moves import (
     move_ascent,
@@ -75,6 +75,7 @@ __all__ = [
     "Moving",
     "Panel",
     "color",
+    "draw_backup",
     "draw_mdp",
     "icons_of",
     "move_ascent",

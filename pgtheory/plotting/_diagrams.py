@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath
+from torch import Tensor
 
 from pgtheory.plotting._theme import LETTERS, WIDTH, color, drawn
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 Place = tuple[float, float]
 LARGEST = 40  # states
 HALF_HEIGHT = 0.17  # of a state, in inches: the unit of all places here
+LEAF = 1.0  # from one state to the next at the foot of a backup diagram
 
 
 class _Edge(NamedTuple):
@@ -395,3 +397,114 @@ def _fitted(figure: Figure, axes: Axes) -> Figure:
     figure.set_size_inches(right - left, high - low)
     axes.set(xlim=(left, right), ylim=(low, high))
     return figure
+
+
+class _Branch(NamedTuple):
+    """An action of a backup diagram: where its dot and the states below it stand."""
+
+    action: int
+    x: float
+    leaves: list[tuple[float, int, str]]  # place, next state, what is written on the way to it
+
+
+def _branches(mdp: "FiniteMDP", state: int) -> list[_Branch]:
+    """The actions of a state side by side, each over the outcomes that it may have."""
+    heaps: dict[int, list[tuple[int, str]]] = defaultdict(list)
+    for s, a, s_next, r, p in zip(*(x.tolist() for x in mdp.outcomes), strict=True):
+        if s == state:
+            reward = float(mdp.rewards[r])
+            parts = [f"{p:.3g}"] * (p < 1) + [_signed(reward)] * (reward != 0)
+            heaps[a].append((s_next, "\n".join(parts)))
+    found, x = [], 0.0
+    for a, heap in heaps.items():
+        leaves = [(x + LEAF * k, end, text) for k, (end, text) in enumerate(heap)]
+        found.append(_Branch(a, sum(place for place, _, _ in leaves) / len(leaves), leaves))
+        x += LEAF * len(heap) + 0.1
+    return found
+
+
+def _number(x: float) -> str:
+    return f"{x:.2f}".replace("-", "−")
+
+
+def _draw_branch(
+    canvas: _Canvas, branch: _Branch, first: int, text: str, value: str, path: tuple[int, int] | None
+) -> None:
+    """An action under the state on top, which is place 0, and the ways from it down to the places from `first` on."""
+    axes, top, dot = canvas.axes, canvas.places[0], (branch.x, 1.2)
+    ink = color("pi" if path is None else "sampled" if path[0] == branch.action else "faint")
+    canvas.arrow(top, dot, 0.0, ink, (canvas.reach(0, _toward(top, dot)), 0.05))
+    axes.add_patch(Circle(dot, 0.055, color=ink, zorder=4))
+    canvas.label(text, [(top[0] + 0.64 * (dot[0] - top[0]), top[1] + 0.64 * (dot[1] - top[1]))], ink)
+    side = -1 if dot[0] < top[0] - 0.3 else 1  # where the arrow does not come from
+    place = dot[0] + 0.1 * side, dot[1] + 0.02
+    axes.text(*place, value, ha="right" if side < 0 else "left", va="center", color=color("q"))
+    for leaf, (x, end, way) in enumerate(branch.leaves, first):
+        line = color("exact" if path is None else "sampled" if path == (branch.action, end) else "faint")
+        at = canvas.arrow(dot, (x, 0.0), 0.0, line, (0.05, canvas.reach(leaf, _toward(dot, (x, 0.0)))))
+        canvas.label(way, [at(0.55)], line)
+
+
+@drawn
+def draw_backup(
+    mdp: "FiniteMDP",
+    state: int,
+    *,
+    policy: Tensor,
+    values: Tensor,
+    action_values: Tensor | None = None,
+    path: tuple[int, int] | None = None,
+) -> Figure:
+    r"""The backup diagram of a state: what may follow in one step, and the values that are averaged on the way up.
+
+    The state stands on top, a dot below it for each action, and below that the states that may follow, with their
+    values. On the lines stand the probabilities of the policy and of the dynamics, and the rewards other than 0.
+
+    Args:
+        mdp: the MDP.
+        state: the state on top.
+        policy: the probability of each action in that state, `[A]`.
+        values: the value of every state, `[S]`; those below are shown, and that on top if no path is marked.
+        action_values: the value of each action of the state, `[A]`, to be written beside its dot.
+        path: an action and a next state, to mark the one way through the diagram that a sample takes.
+
+    Returns:
+        The drawing.
+
+    Raises:
+        ValueError: if the state has no action, or more than six outcomes.
+
+    Example:
+        >>> import torch
+        >>> from pgtheory import gallery
+        >>> robot = gallery.recycling_robot()
+        >>> drawing = draw_backup(robot, 1, policy=torch.ones(3) / 3, values=torch.zeros(2))
+    """
+    branches = _branches(mdp, state)
+    ends = [(x, end) for branch in branches for x, end, _ in branch.leaves]
+    if not 1 <= len(ends) <= 6:
+        raise ValueError(f"state {state} has {len(ends)} outcomes, and a backup diagram can show 1 to 6")
+    names = _names(None, mdp.state_names, mdp.n_states, "states")
+    verbs = _names(None, mdp.action_names, mdp.n_actions, "actions")
+    figure = Figure(figsize=(WIDTH, 3.0))
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.axis("off")
+    top = (sum(branch.x for branch in branches) / len(branches), 2.55)
+    shown = [state, *(end for _, end in ends)]
+    places = dict(enumerate([top, *((x, 0.0) for x, _ in ends)]))
+    canvas = _Canvas(axes, places, [_half_width(names[s]) for s in shown])
+    for k, s in enumerate(shown):
+        canvas.state(k, names[s], bool(mdp.terminal[s]))
+    for (x, _), s in zip(ends, shown[1:], strict=True):
+        axes.text(x, -0.36, _number(float(values[s])), ha="center", va="center", color=color("v"))
+    if path is None:
+        axes.text(
+            top[0] + canvas.widths[0] + 0.08, top[1], _number(float(values[state])), va="center", color=color("v")
+        )
+    first = 1
+    for branch in branches:
+        text = f"{verbs[branch.action]}\n{float(policy[branch.action]):.2g}"
+        value = "" if action_values is None else _number(float(action_values[branch.action]))
+        _draw_branch(canvas, branch, first, text, value, path)
+        first += len(branch.leaves)
+    return _fitted(figure, axes)
