@@ -13,7 +13,8 @@ from torch import Tensor
 from pgtheory.checking import Mistake, mistakes
 from pgtheory.checking.calling import roles_of
 from pgtheory.checking.catalogue import CHECKS, DECLARED
-from pgtheory.checking.judge import Case, Check, same
+from pgtheory.checking.judge import Case, Check
+from pgtheory.checking.verdicts import same
 
 VARIANTS = [
     pytest.param(check, mistake, i, id=f"{mistake.key}-{i}")
