@@ -87,6 +87,7 @@ class Check:
         choose: which part is judged, and a remark, or a misfit; by default the first that is right.
         of_the_batch: the keys of mistakes that only a batch shows: then being right for a row is not enough.
         batched: whether what is accepted as a batch has to be right, however right it is for one row.
+        of_the_container: the keys of mistakes that code makes which is for another container: others are tried then.
         applies: whether a function that is told some facts can make a mistake.
         integers: the arguments that may be integers.
         close: whether an answer is as right as a right form's: by default if they are the same but for rounding.
@@ -116,6 +117,7 @@ class Check:
     choose: Choose | None = None
     of_the_batch: tuple[str, ...] = ()
     batched: bool = False
+    of_the_container: tuple[str, ...] = ()
     applies: Callable[[Mistake, frozenset[str]], bool] = lambda mistake, facts: True
     integers: tuple[str, ...] = ()
     close: Callable[[Mapping[str, Any], Tensor | Exception, Tensor | Exception], bool] = _same
@@ -343,7 +345,8 @@ def _searched(
         for form in guess(function, check.args, binding, reading, layout):
             container = form.name.partition(" ")[0]
             refused = search.fits(layout, container.partition(".")[0], reading) or any(
-                f.layout == layout and f.name.endswith(reading.text) and report.mistakes for f, report in search.reports
+                f.layout == layout and f.name.endswith(reading.text) and _is_named(check, report)
+                for f, report in search.reports
             )
             if refused or (only is not None and only not in form.name):
                 continue
@@ -355,6 +358,11 @@ def _searched(
             if search.reports[-1][1].ok:
                 return search
     return search
+
+
+def _is_named(check: Check, report: Report) -> bool:
+    """Whether the mistake is known, and is not that of the container."""
+    return bool(report.mistakes) and [m.key for m in report.mistakes] != [*check.of_the_container]
 
 
 def _concluded(

@@ -64,8 +64,8 @@ def loss_args(axes: str) -> tuple[Arg, ...]:
 # --- what an `eps` is, and a log-probability without an adjective ---
 
 _LARGE = 1e-2  # an ε that is larger is a clip
-_DOUBTFUL = frozenset(["ep", "epsilon", "e"]) | {normalised(name) for name in ("eps", "epsilon", "e")}
-_CLIPS = {normalised(name) for role in CLIPS for name in [role, *NAMES[role].split()]} - _DOUBTFUL
+_DOUBTFUL = frozenset(normalised(name) for name in ("eps", "epsilon", "e"))
+_CLIPS = {normalised(n) for role in ("clip", "clip_low") for n in [role, *NAMES[role].split()]} - _DOUBTFUL
 _NEW = {normalised(name) for name in affixed("new", "current", "cur", "curr", "theta", "now", "updated").split()}
 _PLAIN = {normalised(name) for name in LOG_PROB_WORDS.split()}
 

@@ -204,9 +204,9 @@ def _total(parts: Tensor, scale: Tensor) -> Tensor:
 
 
 def _best(slope: Tensor, answer: Tensor) -> Tensor:
-    """The number by which slopes are to be multiplied."""
+    """The number by which slopes are to be multiplied; not 0, so that what is not there is not agreed with."""
     best = (slope * answer).sum(-1) / slope.square().sum(-1)
-    return torch.where(best.abs() > 1e-9, best, torch.nan)
+    return torch.where(best.abs() > 1e-9, best, 1.0)
 
 
 def _best_of_two(slope: Tensor, other: Tensor, answer: Tensor) -> Tensor:
@@ -214,7 +214,7 @@ def _best_of_two(slope: Tensor, other: Tensor, answer: Tensor) -> Tensor:
     aa, bb, ab = slope.square().sum(-1), other.square().sum(-1), (slope * other).sum(-1)
     det = aa * bb - ab**2
     best = ((slope * answer).sum(-1) * bb - (other * answer).sum(-1) * ab) / det
-    return torch.where((det > 1e-9 * aa * bb) & (best.abs() > 1e-9), best, torch.nan)
+    return torch.where(det > 1e-9 * aa * bb, torch.where(best.abs() > 1e-9, best, 1.0), torch.nan)
 
 
 def _agree(slopes: Tensor, answer: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ def _chosen(check: "Check", trial: Trial) -> Trial | Exception:
 
 def verdict(check: "Check", trial: Trial) -> Report:
     """What is to be said of the answers in one form: right, or which known mistake, or an unknown one."""
-    if check.space and (located := _located(check, trial)):
+    if check.space and (located := _located(check, trial)) is not None:
         return located
     faults = {name: _faults(trial, fn) for name, fn in check.right.items()}
     nearest = min(faults, key=lambda name: len(faults[name]))

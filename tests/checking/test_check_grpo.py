@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from pgtheory.checking import UnknownForm
-from pgtheory.checking._engine import call_quietly
-from pgtheory.checking._grpo import AVERAGES, GROUP_ADVANTAGES, MISTAKES, _case, _grid, check_grpo, group_advantages
-from pgtheory.checking._ppo import LEVELS, SURROGATES
+from pgtheory.checking.clipped import SURROGATES
+from pgtheory.checking.group_losses import AVERAGES, GROUP_ADVANTAGES, group_advantages
+from pgtheory.checking.kinds.grpo import MISTAKES, case, check_grpo, grid
+from pgtheory.checking.loss import LEVELS
+from pgtheory.checking.verdicts import quietly
 from pgtheory.groups import group_bias_ledger, group_loss_variants, grpo_loss
 from pgtheory.mdp import FiniteMDP
 
@@ -46,7 +48,7 @@ def test_names_keys_and_sources_are_complete_and_unique() -> None:
     assert len({m.key for m in MISTAKES}) == len({m.name for m in MISTAKES}) == len(MISTAKES) >= 35
     for mistake in MISTAKES:
         assert mistake.key.startswith("grpo.")
-        assert mistake.sources
+        assert mistake.sources or mistake.right_form
         assert mistake.implementations
 
 
@@ -458,13 +460,14 @@ def test_the_counterexample_of_a_wrong_sign_is_right_by_hand() -> None:
 )
 def test_hypotheses_are_the_gradients_of_the_reference(name: tuple[str, ...], variant: Any) -> None:
     for seed, spread in ((3, 0.0), (5, 0.5)):
-        case = _case(seed, (3, 4, 5), (2, 1, 4, 3, 1, 3, 3, 5, 5, 1, 2, 2), (0.2, 0.2), spread)
-        leaf = case.log_probs.clone().requires_grad_()
-        grpo_loss(leaf, case.old, case.rewards, mask=case.taken, variant=variant).backward()
+        lengths = (2, 1, 4, 3, 1, 3, 3, 5, 5, 1, 2, 2)
+        x = case(seed, (3, 4, 5), " ".join("1" * n + "0" * (5 - n) for n in lengths), (0.2, 0.2), spread).inputs
+        leaf = x["log_probs"].clone().requires_grad_()
+        grpo_loss(leaf, x["old_log_probs"], x["rewards"], mask=x["mask"], variant=variant).backward()
         assert leaf.grad is not None
         axes = (tuple(SURROGATES), LEVELS, GROUP_ADVANTAGES, AVERAGES)
-        index = torch.tensor([[axis.index(x) for axis, x in zip(axes, name, strict=True)]])
-        found = call_quietly(_grid, case, tuple(SURROGATES), GROUP_ADVANTAGES).slopes(index)
+        index = torch.tensor([[axis.index(choice) for axis, choice in zip(axes, name, strict=True)]])
+        found = quietly(grid, x, tuple(SURROGATES), GROUP_ADVANTAGES).parts(index)
         responses = 12 if "tokens" in name[3] else 1  # there the norm "GS" is one constant more
         assert torch.allclose(found.reshape(3, 4, 5) * responses, leaf.grad, atol=1e-4)
 
@@ -536,4 +539,4 @@ def test_an_unknown_fault_between_groups_is_not_excused_by_one_group() -> None:
     assert not report.ok
     assert report.mistakes == ()
     assert report.remarks == ("with one group it is right",)
-    assert check_grpo(loss, form="torch [size, T]").ok
+    assert check_grpo(loss, layout="torch [size, T]").ok

@@ -484,6 +484,7 @@ def _check(clip: tuple[float, float]) -> Check:
         describe=_described,
         unstated=functools.partial(_unstated, clip=clip),
         batched=True,
+        of_the_container=("grpo.no_gradient",),
         quantity="slopes of the loss by the log-probabilities",
         example="call=lambda x: f(x.log_probs, x.old_log_probs, x.rewards, mask=x.mask)  # [groups, size, T]",
     )

@@ -52,7 +52,7 @@ from pgtheory.checking.loss import (
     values,
 )
 from pgtheory.checking.report import Report, pull
-from pgtheory.checking.space import Axis, Space
+from pgtheory.checking.space import Axis, Explanation, Space
 from pgtheory.checking.verdicts import Trial, quietly
 
 
@@ -240,7 +240,7 @@ def case(seed: int, rows: Sequence[Sequence[int]], clip: tuple[float, float]) ->
 
 # --- the hypotheses ---
 
-_WITH_ENTROPY = frozenset(["logits", "entropy"])
+_WITH_ENTROPY = frozenset(["logits", "entropy", "entropy_coef"])
 _ENTROPY_REMARK = "its term of entropy has the right sign: it is subtracted"
 
 
@@ -255,7 +255,7 @@ def space(found: Sequence[Case], facts: frozenset[str], more: Mapping[str, Surro
         axis_of(AVERAGES, "average", _SPECS, _AVERAGE_REMARKS),
     ]
     if entropy:
-        axes += [Axis(("none", "entropy"), {}, {"entropy": _ENTROPY_REMARK}), Axis(("same", *AVERAGES))]
+        axes += [Axis(("none", "entropy")), Axis(("same", *AVERAGES))]
     simple = next(i for i, c in enumerate(found) if c.inputs["mask"].numel() > 1)
     # In the first cases, of one step each, levels and averages make no difference but for the scale.
     return Space(
@@ -296,6 +296,11 @@ def grid(
     leaf = log_probs.clone().requires_grad_()
     slope = torch.autograd.grad(entropy_of(leaf).sum(), leaf)[0]
     return Grid(drive, weights, taken, torch.stack([torch.zeros_like(slope), slope]))
+
+
+def _described(trial: Trial, found: Explanation) -> tuple[tuple[str, ...], Mapping[str, Any]]:
+    rewarded = "entropy" in found.names[4:] and "entropy_sign" not in found.mistakes
+    return (_ENTROPY_REMARK,) if rewarded else (), {}
 
 
 def _unstated(trial: Trial, clip: tuple[float, float]) -> str:
@@ -357,7 +362,9 @@ def _check(clip: tuple[float, float]) -> Check:
         implied=implied,
         observe=slopes.by("log_probs", _reduced),
         space=space,
+        describe=_described,
         unstated=functools.partial(_unstated, clip=clip),
+        of_the_container=("ppo.no_gradient",),
         quantity="slopes of the loss by the log-probabilities",
         example="call=lambda x: f(x.log_probs, x.old_log_probs, x.advantages)  # [N, T]",
     )
