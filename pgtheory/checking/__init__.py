@@ -22,10 +22,10 @@ __all__ = [
 
 if TYPE_CHECKING:  # for type checkers alone; a check that is not listed here has the type Any
     from pgtheory.checking._environment import check_mdp
-    from pgtheory.checking._kl import check_kl
     from pgtheory.checking._policy_gradient import check_policy_gradient
     from pgtheory.checking.kinds.advantages import check_advantages
     from pgtheory.checking.kinds.grpo import check_grpo
+    from pgtheory.checking.kinds.kl import check_kl
     from pgtheory.checking.kinds.ppo import check_ppo
     from pgtheory.checking.kinds.returns import check_returns
     from pgtheory.checking.kinds.softmax import check_softmax

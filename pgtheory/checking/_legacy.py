@@ -13,8 +13,6 @@ from pgtheory.checking.report import Mistake, Report
 _TABLE: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("mdp", "_environment", "MISTAKES", {}),
     ("policy_gradient", "_policy_gradient", "MISTAKES", {}),
-    ("kl", "_kl", "MISTAKES", {}),
-    ("kl_loss", "_kl", "LOSS_MISTAKES", {"as_loss": True}),
 )
 
 

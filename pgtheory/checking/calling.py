@@ -431,11 +431,16 @@ class Reading(NamedTuple):
 
 
 def guess(
-    function: Callable[..., Any], args: Sequence[Arg], binding: Binding, reading: Reading, layout: Layout
+    function: Callable[..., Any],
+    args: Sequence[Arg],
+    binding: Binding,
+    reading: Reading,
+    layout: Layout,
+    containers: Sequence[Container] = CONTAINERS,
 ) -> Iterator[Form]:
     """The forms in which a function may be called in a layout: containers, and flags as truth values or as numbers."""
     flags = any(arg.flag for arg in args if arg.name in binding.roles)
-    for container, other in itertools.product(CONTAINERS, [False, True] if flags else [False]):
+    for container, other in itertools.product(containers, [False, True] if flags else [False]):
         name = f"{container} {layout.text}{reading.text}" + (", flags of the other type" if other else "")
         yield _form(function, args, binding, reading, layout, container, other, name)
 

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from pgtheory.checking.calling import (
+    CONTAINERS,
     Arg,
     Binding,
     Call,
+    Container,
     Form,
     Inputs,
     Layout,
@@ -87,6 +89,7 @@ class Check:
         choose: which part is judged, and a remark, or a misfit; by default the first that is right.
         of_the_batch: the keys of mistakes that only a batch shows: then being right for a row is not enough.
         batched: whether what is accepted as a batch has to be right, however right it is for one row.
+        containers: in which arrays are given, in their order.
         of_the_container: the keys of mistakes that code makes which is for another container: others are tried then.
         applies: whether a function that is told some facts can make a mistake.
         integers: the arguments that may be integers.
@@ -95,6 +98,8 @@ class Check:
         space: from cases, and what a function is told, to a space of hypotheses, searched before all else.
         describe: remarks and numbers on a function that is one of these hypotheses.
         unstated: why a function whose mistake is unknown gets no verdict, if something of it was never stated.
+        numbers: about the answers of a function, in place of how large its error is.
+        shown: how an answer is shown in a counterexample, given the canonical inputs.
         quantity: what is compared, where it is not the returned value.
         example: the line that declares a call, in the message of an error.
     """
@@ -117,6 +122,7 @@ class Check:
     choose: Choose | None = None
     of_the_batch: tuple[str, ...] = ()
     batched: bool = False
+    containers: tuple[Container, ...] = CONTAINERS
     of_the_container: tuple[str, ...] = ()
     applies: Callable[[Mistake, frozenset[str]], bool] = lambda mistake, facts: True
     integers: tuple[str, ...] = ()
@@ -125,6 +131,8 @@ class Check:
     space: Callable[[Sequence[Case], frozenset[str]], Space] | None = None
     describe: Callable[[Trial, Explanation], tuple[tuple[str, ...], Mapping[str, Any]]] = _undescribed
     unstated: Callable[[Trial], str] = lambda trial: ""
+    numbers: Callable[[Trial], Mapping[str, Any]] | None = None
+    shown: Callable[[Mapping[str, Any], Any], Any] = lambda inputs, answer: answer
     quantity: str = ""
     example: str = "call=lambda x: f(...)"
 
@@ -342,7 +350,7 @@ def _searched(
         layout = Layout(text, check.canonical.axes)
         if ("1" in layout.axes or reading.rare) and search.reports:
             continue
-        for form in guess(function, check.args, binding, reading, layout):
+        for form in guess(function, check.args, binding, reading, layout, check.containers):
             container = form.name.partition(" ")[0]
             refused = search.fits(layout, container.partition(".")[0], reading) or any(
                 f.layout == layout and f.name.endswith(reading.text) and _is_named(check, report)

@@ -97,7 +97,7 @@ class Space:
         for axes, n in (*self.stages, (rest, len(slopes))):
             if not n:
                 continue
-            chunks = [self._surviving(part, slopes[:n]) for part in self._widened(index, axes).split(_CHUNK)]
+            chunks = [self._surviving(part, slopes[:n]) for part in torch.split(self._widened(index, axes), _CHUNK)]
             index, scale = (torch.cat(parts) for parts in zip(*chunks, strict=True))
             searched |= set(axes)
         found = [self._explanation(row, c) for row, c in zip(index.tolist(), scale.tolist(), strict=True)]

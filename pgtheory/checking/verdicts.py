@@ -95,7 +95,8 @@ def verdict(check: "Check", trial: Trial) -> Report:
     nearest = min(faults, key=lambda name: len(faults[name]))
     wrong_in = faults[nearest]
     delicate = _without_excuses(trial)
-    kind = (f"it is {nearest}",) if nearest else ()
+    exact = [name for name, f in check.right.items() if name and _is_same(trial, f)] if not wrong_in else []
+    kind = (f"it is {exact[0]}",) if exact else ()
     if not wrong_in:
         return _report(check, trial, True, remarks=kind)
     excused = all(delicate[i] for i in wrong_in)
@@ -179,6 +180,10 @@ def _without_excuses(trial: Trial) -> list[str]:
     return found
 
 
+def _is_same(trial: Trial, implementation: "Implementation") -> bool:
+    return all(same(trial.got(i), trial.bench.answer(implementation, i)) for i in _places(trial))
+
+
 def _explains(trial: Trial, f: "Implementation", wrong_in: Sequence[int], delicate: Sequence[str], spare: bool) -> bool:
     """Whether a mistake answers the same in every case, and is wrong in one of those in which the function is.
 
@@ -227,11 +232,15 @@ def _report(
         binding=form.shown,
         judged=trial.part,
     )
+    if check.numbers:
+        report = replace(report, details=check.numbers(trial))
     if ok or not wrong_in:
         return report
     right = check.right[nearest]
     details = {"wrong in": f"{len(wrong_in)} of {n} cases ({len(wrong_in) / n:.0%})"}
-    if worst := _largest_error(trial, right):
+    if check.numbers:
+        details |= report.details
+    elif worst := _largest_error(trial, right):
         details["largest error"] = f"{worst:.6g}"
     case = _counterexample(check, trial, wrong_in[0], trial.bench.answer(right, wrong_in[0]))
     return replace(report, counterexample=case, details=details)
@@ -242,12 +251,14 @@ def _counterexample(check: "Check", trial: Trial, i: int, expected: Tensor | Exc
     form, names = trial.form, [arg.name for arg in check.args]
     given = Inputs(trial.bench.cases[i].inputs, form.derived)
     inputs = {role: form.view(getattr(given, role), role) for role in sorted(form.roles, key=names.index)}
-    expected, got = (_as_seen(answer, form.layout, check) for answer in (expected, trial.got(i)))
+    x = trial.bench.cases[i].inputs
+    expected, got = (_as_seen(check.shown(x, answer), form.layout, check) for answer in (expected, trial.got(i)))
     return Counterexample(inputs, expected, got, check.quantity)
 
 
-def _as_seen(answer: Tensor | Exception, layout: Layout, check: "Check") -> Tensor | Exception:
-    return answer if isinstance(answer, Exception) else layout.arranged(answer, check.axes.split())
+def _as_seen(answer: Any, layout: Layout, check: "Check") -> Any:
+    axes = check.axes.split()
+    return layout.arranged(answer, axes) if isinstance(answer, Tensor) and answer.ndim == len(axes) else answer
 
 
 def _largest_error(trial: Trial, right: "Implementation") -> float | None:
