@@ -346,7 +346,8 @@ def _searched(
     """The forms in their order, until one is right: others only where a choice is left."""
     search = _Search()
     readings = check.readings(binding.roles)
-    for reading, text in ((r, text) for r in readings for text in layouts or r.layouts or check.layouts):
+    pairs = [(reading, text) for reading in readings for text in reading.layouts or check.layouts]
+    for reading, text in ((reading, text) for reading, text in pairs if not layouts or text in layouts):
         layout = Layout(text, check.canonical.axes)
         if ("1" in layout.axes or reading.rare) and search.reports:
             continue

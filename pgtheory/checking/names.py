@@ -29,10 +29,20 @@ _POLICY = affixed(
 )  # fmt: skip
 _OLD = affixed(
     "old", "prev", "previous", "behavior", "behaviour", "sampling", "sampled", "sampler", "rollout", "fixed", "mu",
-    "generation", "gen", "collected", "stored", "orig", "original", "inference", "vllm", "sglang", "actor_old",
+    "generation", "gen", "collected", "stored", "orig", "original", "inference", "vllm", "sglang", "actor_old", "pi_old",
 )  # fmt: skip
 _REFERENCE = affixed(
-    "ref", "reference", "base", "sft", "init", "initial", "ref_policy", "ref_model", "reference_policy", "teacher"
+    "ref",
+    "reference",
+    "base",
+    "sft",
+    "init",
+    "initial",
+    "ref_policy",
+    "ref_model",
+    "reference_policy",
+    "teacher",
+    "pi_ref",
 )
 
 #: The names of each argument; a name that stands in two rows has two meanings, and a check that has both asks.
