@@ -58,6 +58,14 @@ Observe = Callable[[Call, Layout, Inputs, Mapping[str, int]], dict[str, Tensor]]
 Choose = Callable[[Sequence[tuple[Mapping[str, Any], Mapping[str, Tensor]]]], tuple[str, str]]
 
 
+class Kind(NamedTuple):
+    """A check that judges in a way of its own: its name, its chapter, and its known mistakes."""
+
+    name: str
+    chapter: int
+    mistakes: tuple[Mistake, ...]
+
+
 def _same(inputs: Mapping[str, Any], got: Tensor | Exception, expected: Tensor | Exception) -> bool:
     return same(got, expected)
 
@@ -284,17 +292,17 @@ def _judged(
         bindings = bind(function, check.args, check.needs, check.signature, meant, check.settle)
     except Misfit as misfit:
         raise misunderstood(check.name, {"its arguments by their names": str(misfit)}, check.example) from None
-    found, misfits = list[tuple[Binding, Report]](), dict[str, str]()
+    found, misfits = list[tuple[str, Report]](), dict[str, str]()
     for binding in bindings:
         search = _searched(check, function, binding, layout)
         misfits |= search.misfits
         if search.reports:
-            found.append((binding, _concluded(check, function, binding, search, layout)))
+            found.append((binding.meaning, _concluded(check, function, binding, search, layout)))
     if not found:
         if not misfits:
             raise UnknownForm(f"check_{check.name} has no layout {layout!r}, only {', '.join(check.layouts)}")
         raise misunderstood(check.name, misfits, check.example)
-    return _agreed(found)
+    return agreed(found)
 
 
 def _implied(check: Check, function: Callable[..., Any]) -> Mapping[str, str]:
@@ -304,12 +312,12 @@ def _implied(check: Check, function: Callable[..., Any]) -> Mapping[str, str]:
         return {}
 
 
-def _agreed(found: Sequence[tuple[Binding, Report]]) -> Report:
-    """The report, if it does not depend on what an argument's name means."""
+def agreed(found: Sequence[tuple[str, Report]]) -> Report:
+    """The report, if it does not depend on what an argument's name means; given the reports by the meanings."""
     reports = [report for _, report in found]
     if not any(report.ok for report in reports) or len(reports) == 1:
         return next((report for report in reports if report.mistakes), reports[0])
-    lines = [f"with {binding.meaning}: {report.headline.partition(': ')[2]}" for binding, report in found]
+    lines = [f"with {meaning}: {report.headline.partition(': ')[2]}" for meaning, report in found]
     return replace(
         reports[0],
         ok=False,

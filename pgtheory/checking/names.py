@@ -29,7 +29,8 @@ _POLICY = affixed(
 )  # fmt: skip
 _OLD = affixed(
     "old", "prev", "previous", "behavior", "behaviour", "sampling", "sampled", "sampler", "rollout", "fixed", "mu",
-    "generation", "gen", "collected", "stored", "orig", "original", "inference", "vllm", "sglang", "actor_old", "pi_old",
+    "generation", "gen", "collected", "stored", "orig", "original", "inference", "vllm", "sglang", "actor_old",
+    "pi_old",
 )  # fmt: skip
 _REFERENCE = affixed(
     "ref",
