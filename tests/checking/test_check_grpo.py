@@ -17,7 +17,6 @@ from pgtheory.checking.verdicts import quietly
 from pgtheory.groups import group_bias_ledger, group_loss_variants, grpo_loss
 from pgtheory.mdp import FiniteMDP
 
-IMPLEMENTATIONS = [(m, f) for m in MISTAKES for f in m.implementations]
 RIGHT: dict[str, Callable[..., Any]] = {}
 WRONG: dict[str, Callable[..., Any]] = {}
 
@@ -30,18 +29,6 @@ def right(loss: Callable[..., Any]) -> Callable[..., Any]:
 def wrong(loss: Callable[..., Any]) -> Callable[..., Any]:
     WRONG[loss.__name__] = loss
     return loss
-
-
-@pytest.mark.parametrize(
-    ("mistake", "loss"), IMPLEMENTATIONS, ids=[f"{m.key}-{i}" for i, (m, _) in enumerate(IMPLEMENTATIONS)]
-)
-def test_every_implementation_of_a_mistake_is_diagnosed_by_its_name_alone(mistake: Any, loss: Any) -> None:
-    report = check_grpo(loss)
-    assert not report.ok
-    assert report.mistakes == (mistake,)
-    one_group = mistake.key == "grpo.baseline_of_the_batch"
-    assert ["single group" in remark for remark in report.remarks] == [True] * one_group
-    assert report.counterexample is not None
 
 
 def test_names_keys_and_sources_are_complete_and_unique() -> None:

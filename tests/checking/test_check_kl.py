@@ -11,41 +11,6 @@ import torch.nn.functional as F
 
 from pgtheory.checking import UnknownForm
 from pgtheory.checking.kinds.kl import LOSS_CHECK, cases, check_kl
-from pgtheory.checking.kinds.kl_mistakes import LOSS_MISTAKES, MISTAKES
-
-VALUES = [
-    pytest.param(mistake, function, id=f"{mistake.key}-{i}")
-    for mistake in MISTAKES
-    for i, function in enumerate(mistake.implementations)
-]
-LOSSES = [
-    pytest.param(mistake, function, id=f"{mistake.key}-{i}")
-    for mistake in LOSS_MISTAKES
-    for i, function in enumerate(mistake.implementations)
-]
-
-
-@pytest.mark.parametrize(("mistake", "function"), VALUES)
-def test_every_known_mistake_is_named(mistake, function):
-    report = check_kl(function)
-    assert mistake.sources or mistake.right_form
-    assert not any("same as" in remark for remark in report.remarks)
-    if mistake.severity == "remark":
-        assert report.ok
-        assert any(remark.startswith(mistake.name) for remark in report.remarks)
-    else:
-        assert not report.ok
-        assert report.mistakes == (mistake,)
-
-
-@pytest.mark.parametrize(("mistake", "function"), LOSSES)
-def test_every_known_mistake_of_a_loss_is_named(mistake, function):
-    report = check_kl(function, as_loss=True)
-    assert mistake.sources or mistake.right_form
-    assert not report.ok
-    assert report.mistakes == (mistake,)
-    assert not any("same as" in remark for remark in report.remarks)
-
 
 # Right as a value: what people write.
 

@@ -16,22 +16,9 @@ from pgtheory.checking.loss import LEVELS
 from pgtheory.checking.verdicts import quietly
 from pgtheory.surrogates import ppo_clip_loss
 
-IMPLEMENTATIONS = [(m, f) for m in MISTAKES for f in m.implementations]
-
 
 def clipped(ratio: Tensor, a: Tensor, low: float = 0.2, high: float = 0.2) -> Tensor:
     return torch.min(ratio * a, ratio.clamp(1 - low, 1 + high) * a)
-
-
-@pytest.mark.parametrize(
-    ("mistake", "loss"), IMPLEMENTATIONS, ids=[f"{m.key}-{i}" for i, (m, _) in enumerate(IMPLEMENTATIONS)]
-)
-def test_every_implementation_of_a_mistake_is_diagnosed_by_its_name_alone(mistake: Any, loss: Any) -> None:
-    report = check_ppo(loss)
-    assert not report.ok
-    assert report.mistakes == (mistake,)
-    assert report.remarks == ()
-    assert report.counterexample is not None
 
 
 def test_names_keys_and_sources_are_complete_and_unique() -> None:

@@ -406,7 +406,7 @@ _ARGS = (
     Arg("q_logits", "B T", _Q_LOGITS, of=lambda x: x.ref_log_probs + 0.75),
     Arg("whole_log_probs", "B T", of=lambda x: x.log_probs.log_softmax(-1)),
     Arg("whole_ref_log_probs", "B T", of=lambda x: x.ref_log_probs),
-    Arg("whole"),
+    Arg("whole", asked=True),
 )
 
 CHECK = Check(
