@@ -154,12 +154,16 @@ def test_what_differs_from_every_right_form_is_called_wrong(check: Check, name: 
 
 
 LOSSES = [check for check in DECLARED.values() if check.space]
-LOSS_MUTANTS = [
-    pytest.param(c, name, m, id=f"{c.name}-{name}")
-    for c in LOSSES
-    for name, m in mutants(c).items()
-    if name.startswith(("the answer doubled", "the answer negated", "mask", "advantages", "rewards", "clip"))
-]
+
+
+def of_inputs(check: Check) -> dict[str, Change]:
+    """The mutants that change the size or the sign of a loss, or an input that its right form takes."""
+    taken = inspect.signature(next(iter(check.right.values()))).parameters
+    wanted = ("the answer doubled", "the answer negated", *(f"{name} " for name in taken if "log_probs" not in name))
+    return {name: mutant for name, mutant in mutants(check).items() if name.startswith(wanted)}
+
+
+LOSS_MUTANTS = [pytest.param(c, name, m, id=f"{c.name}-{name}") for c in LOSSES for name, m in of_inputs(c).items()]
 
 
 @functools.cache
