@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from pgtheory.checking._answers import check_answer
 from pgtheory.checking._learning import learning_curve
+from pgtheory.checking.answers import check_answer
 from pgtheory.checking.catalogue import CHECKS, mistakes
 from pgtheory.checking.report import Counterexample, Mistake, Report, Source, UnknownForm, WrongImplementation
 
@@ -21,12 +21,12 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:  # for type checkers alone; a check that is not listed here has the type Any
-    from pgtheory.checking._environment import check_mdp
-    from pgtheory.checking._grpo import check_grpo
-    from pgtheory.checking._kl import check_kl
-    from pgtheory.checking._policy_gradient import check_policy_gradient
-    from pgtheory.checking._ppo import check_ppo
     from pgtheory.checking.kinds.advantages import check_advantages
+    from pgtheory.checking.kinds.environment import check_mdp
+    from pgtheory.checking.kinds.grpo import check_grpo
+    from pgtheory.checking.kinds.kl import check_kl
+    from pgtheory.checking.kinds.policy_gradient import check_policy_gradient
+    from pgtheory.checking.kinds.ppo import check_ppo
     from pgtheory.checking.kinds.returns import check_returns
     from pgtheory.checking.kinds.softmax import check_softmax
     from pgtheory.checking.kinds.top_k import check_top_k

@@ -58,6 +58,8 @@ class Inputs:
 
     def __init__(self, values: Mapping[str, Any], derived: Mapping[str, Callable[[Any], Any]]) -> None:
         self._values, self._derived, self._read = values, derived, set[str]()
+        #: What is worth knowing about the answers, for the report.
+        self.notes: set[str] = set()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -85,7 +87,7 @@ class Inputs:
     def replaced(self, **values: Any) -> "Inputs":
         """The inputs with other values; what is read from them is noted here as well."""
         other = Inputs({**self._values, **values}, self._derived)
-        other._read = self._read
+        other._read, other.notes = self._read, self.notes
         return other
 
 
@@ -259,7 +261,8 @@ def contained(value: Any, container: Container) -> Any:
 class Layout(NamedTuple):
     """The order of axes in which a function takes and returns arrays, as in `"[T, B]"` where `"B T"` is canonical.
 
-    An axis that it lacks has size 1, and is left out; a `1` is an axis more; `B*T` are two axes made one.
+    An axis that it lacks has size 1, and is left out; a `1` is an axis more; `B*T` are two axes made one. Axes of an
+    argument that are not canonical, such as that of logits, stay behind the others.
     """
 
     text: str
@@ -284,16 +287,17 @@ class Layout(NamedTuple):
         """A value with these canonical axes, as a function takes it."""
         if not axes:
             return value
+        own = [a for a in axes if a not in self.canonical]
         order = [a for a in "*".join(self.axes).split("*") if a in axes]
-        for axis in [a for a in axes if a not in order]:
+        for axis in [a for a in axes if a not in order and a not in own]:
             value = value.select(axes.index(axis), 0)
             axes = [a for a in axes if a != axis]
-        value = value.permute([list(axes).index(a) for a in order])
-        shape, sizes = list[int](), dict(zip(order, value.shape, strict=True))
+        value = value.permute([list(axes).index(a) for a in [*order, *own]])
+        shape, sizes = list[int](), dict(zip(order, value.shape, strict=False))
         for part in self.axes:
             known = [sizes[a] for a in part.split("*") if a in sizes]
-            shape += [1] if part == "1" else [math.prod(known)] if known else []
-        return value.reshape(shape)
+            shape += [1] if part == "1" and not own else [math.prod(known)] if known else []
+        return value.reshape([*shape, *value.shape[len(order) :]])
 
     def restored(self, value: Tensor, sizes: Mapping[str, int]) -> Tensor:
         """What a function returned, in the canonical order of axes.
@@ -411,6 +415,8 @@ class Reading(NamedTuple):
         facts: what the function is told, by which the cases are chosen.
         notes: what could not be tested.
         rare: whether it is tried only if nothing else fits.
+        layouts: the orders of axes that it has, if not those of the check.
+        plain: the arguments that are given as they are, whatever the layout.
         anyway: whether it is tried although the function has answered in a reading before it.
     """
 
@@ -420,14 +426,21 @@ class Reading(NamedTuple):
     notes: tuple[str, ...] = ()
     rare: bool = False
     anyway: bool = False
+    layouts: tuple[str, ...] = ()
+    plain: frozenset[str] = frozenset()
 
 
 def guess(
-    function: Callable[..., Any], args: Sequence[Arg], binding: Binding, reading: Reading, layout: Layout
+    function: Callable[..., Any],
+    args: Sequence[Arg],
+    binding: Binding,
+    reading: Reading,
+    layout: Layout,
+    containers: Sequence[Container] = CONTAINERS,
 ) -> Iterator[Form]:
     """The forms in which a function may be called in a layout: containers, and flags as truth values or as numbers."""
     flags = any(arg.flag for arg in args if arg.name in binding.roles)
-    for container, other in itertools.product(CONTAINERS, [False, True] if flags else [False]):
+    for container, other in itertools.product(containers, [False, True] if flags else [False]):
         name = f"{container} {layout.text}{reading.text}" + (", flags of the other type" if other else "")
         yield _form(function, args, binding, reading, layout, container, other, name)
 
@@ -450,7 +463,7 @@ def _form(
             return value
         if arg.flag and other:
             value = value.double() if value.dtype == torch.bool else value > 0
-        axes = arg.axes.split()
+        axes = [] if role in reading.plain else arg.axes.split()
         return layout.arranged(value, axes if len(axes) == value.ndim else axes[: value.ndim])
 
     def call(inputs: Inputs) -> Any:

@@ -5,33 +5,32 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from pgtheory.checking import _legacy, kinds
-from pgtheory.checking.judge import Check
+from pgtheory.checking import kinds
+from pgtheory.checking.judge import Check, Kind
 from pgtheory.checking.report import Mistake, Report
 
 
-def _found() -> list[tuple[Check, Callable[..., Report]]]:
+def _found() -> list[tuple[Check | Kind, Callable[..., Report]]]:
     """The checks of the modules in `kinds`, with their public functions, by chapter."""
-    found = []
+    found: list[tuple[Check | Kind, Callable[..., Report]]] = []
     for _, name, _ in pkgutil.iter_modules(kinds.__path__):
         module = vars(importlib.import_module(f"{kinds.__name__}.{name}"))
-        checks = [value for value in module.values() if isinstance(value, Check)]
-        found += [(check, module.get(f"check_{check.name}", check.judge)) for check in checks]
+        for value in module.values():
+            if isinstance(value, Check):
+                found.append((value, module.get(f"check_{value.name}", value.judge)))
+            elif isinstance(value, Kind):
+                found.append((value, module[f"check_{value.name}"]))
     return sorted(found, key=lambda pair: (pair[0].chapter, pair[0].name))
 
 
 _FOUND = _found()
 #: The declared checks by name: what is right, on which cases, and the known mistakes.
-DECLARED: Mapping[str, Check] = MappingProxyType({check.name: check for check, _ in _FOUND})
-_OLD = {name: function for name, function in _legacy.checks().items() if name not in DECLARED}
+DECLARED: Mapping[str, Check] = MappingProxyType({c.name: c for c, _ in _FOUND if isinstance(c, Check)})
 
 #: The checks by the names of what they check; `kl_loss` is `check_kl` with `as_loss=True`.
-CHECKS: Mapping[str, Callable[..., Report]] = MappingProxyType({check.name: f for check, f in _FOUND} | _OLD)
+CHECKS: Mapping[str, Callable[..., Report]] = MappingProxyType({check.name: f for check, f in _FOUND})
 
-_CATALOGUE: tuple[Mistake, ...] = (
-    *(mistake for check, _ in _FOUND for mistake in check.mistakes),
-    *(mistake for mistake in _legacy.mistakes() if mistake.check in _OLD),
-)
+_CATALOGUE: tuple[Mistake, ...] = tuple(mistake for check, _ in _FOUND for mistake in check.mistakes)
 
 
 def mistakes(check: str | None = None) -> tuple[Mistake, ...]:

@@ -24,9 +24,10 @@ from pgtheory.checking.calling import (
     parameters_of,
     roles_of,
 )
-from pgtheory.checking.judge import Case, Check, Choose, same
+from pgtheory.checking.judge import Case, Check, Choose
 from pgtheory.checking.names import NAMES
 from pgtheory.checking.report import Report
+from pgtheory.checking.verdicts import same
 
 F64 = torch.float64
 _EXCLUDED = -1e4  # a logit that is as low as this excludes the token

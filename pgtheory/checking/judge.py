@@ -1,24 +1,21 @@
 """One judge for all checks: a function's answers against what is right, and against every known mistake."""
 
 import inspect
-import itertools
-import math
-import random
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pgtheory.checking.calling import (
+    CONTAINERS,
     Arg,
     Binding,
     Call,
+    Container,
     Form,
     Inputs,
     Layout,
@@ -31,14 +28,13 @@ from pgtheory.checking.calling import (
     guess,
     in_one_line,
     misunderstood,
+    parameters_of,
     parts_of,
 )
-from pgtheory.checking.report import Counterexample, Mistake, Report, UnknownForm
-from pgtheory.checking.space import Space
+from pgtheory.checking.report import Mistake, Report, UnknownForm
+from pgtheory.checking.space import Explanation, Space
+from pgtheory.checking.verdicts import RTOL, Trial, quietly, random_state_kept, same, tried, verdict
 
-# A right implementation may add 1e-8 to a denominator, or compute in single precision; no two mistakes are this close.
-_T = TypeVar("_T")
-RTOL, ATOL = 1e-4, 1e-5
 # What sums in half precision may be off by, in units of the largest number.
 HALF = 0.02
 
@@ -60,6 +56,22 @@ Observe = Callable[[Call, Layout, Inputs, Mapping[str, int]], dict[str, Tensor]]
 
 #: From the canonical inputs and the parts of the answer, case by case, to the part that is judged, and a remark.
 Choose = Callable[[Sequence[tuple[Mapping[str, Any], Mapping[str, Tensor]]]], tuple[str, str]]
+
+
+class Kind(NamedTuple):
+    """A check that judges in a way of its own: its name, its chapter, and its known mistakes."""
+
+    name: str
+    chapter: int
+    mistakes: tuple[Mistake, ...]
+
+
+def _same(inputs: Mapping[str, Any], got: Tensor | Exception, expected: Tensor | Exception) -> bool:
+    return same(got, expected)
+
+
+def _undescribed(trial: Trial, found: Explanation) -> tuple[tuple[str, ...], Mapping[str, Any]]:
+    return (), {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,9 +96,18 @@ class Check:
         wanted: words of which an entry's name contains one, where a dictionary is returned.
         choose: which part is judged, and a remark, or a misfit; by default the first that is right.
         of_the_batch: the keys of mistakes that only a batch shows: then being right for a row is not enough.
+        batched: whether what is accepted as a batch has to be right, however right it is for one row.
+        containers: in which arrays are given, in their order.
+        of_the_container: the keys of mistakes that code makes which is for another container: others are tried then.
         applies: whether a function that is told some facts can make a mistake.
         integers: the arguments that may be integers.
-        space: from cases to a space of hypotheses that is searched before the explicit implementations.
+        close: whether an answer is as right as a right form's: by default if they are the same but for rounding.
+        implied: what arguments mean, by their names, where another argument or a default tells it.
+        space: from cases, and what a function is told, to a space of hypotheses, searched before all else.
+        describe: remarks and numbers on a function that is one of these hypotheses.
+        unstated: why a function whose mistake is unknown gets no verdict, if something of it was never stated.
+        numbers: about the answers of a function, in place of how large its error is.
+        shown: how an answer is shown in a counterexample, given the canonical inputs.
         quantity: what is compared, where it is not the returned value.
         example: the line that declares a call, in the message of an error.
     """
@@ -108,9 +129,18 @@ class Check:
     wanted: str = ""
     choose: Choose | None = None
     of_the_batch: tuple[str, ...] = ()
+    batched: bool = False
+    containers: tuple[Container, ...] = CONTAINERS
+    of_the_container: tuple[str, ...] = ()
     applies: Callable[[Mistake, frozenset[str]], bool] = lambda mistake, facts: True
     integers: tuple[str, ...] = ()
-    space: Callable[[Sequence[Case]], Space] | None = None
+    close: Callable[[Mapping[str, Any], Tensor | Exception, Tensor | Exception], bool] = _same
+    implied: Callable[[Sequence[inspect.Parameter]], Mapping[str, str]] = lambda parameters: {}
+    space: Callable[[Sequence[Case], frozenset[str]], Space] | None = None
+    describe: Callable[[Trial, Explanation], tuple[tuple[str, ...], Mapping[str, Any]]] = _undescribed
+    unstated: Callable[[Trial], str] = lambda trial: ""
+    numbers: Callable[[Trial], Mapping[str, Any]] | None = None
+    shown: Callable[[Mapping[str, Any], Any], Any] = lambda inputs, answer: answer
     quantity: str = ""
     example: str = "call=lambda x: f(...)"
 
@@ -121,8 +151,8 @@ class Check:
 
     @cached_property
     def canonical(self) -> Layout:
-        """The canonical layout: the axes of the arguments in their order."""
-        axes = tuple(dict.fromkeys(axis for arg in self.args for axis in arg.axes.split()))
+        """The canonical layout: the axes of the canonical inputs in their order."""
+        axes = tuple(dict.fromkeys(axis for arg in self.args if arg.of is None for axis in arg.axes.split()))
         return Layout(f"[{', '.join(axes)}]", axes)
 
     def judge(
@@ -142,7 +172,7 @@ class Check:
         known: dict[tuple[frozenset[str], bool], Bench] = self.__dict__.setdefault("_benches", {})
         if (facts, rows) not in known:
             whole = tuple(self.cases(facts))
-            known[facts, rows] = Bench(self, tuple(map(self._first_row, whole)) if rows else whole)
+            known[facts, rows] = Bench(self, tuple(map(self._first_row, whole)) if rows else whole, facts)
         return known[facts, rows]
 
     def _first_row(self, case: Case) -> Case:
@@ -183,9 +213,20 @@ class Check:
 class Bench:
     """Cases with what is right and what each known mistake answers, computed once."""
 
-    def __init__(self, check: Check, cases: tuple[Case, ...]) -> None:
-        self.check, self.cases = check, cases
+    def __init__(self, check: Check, cases: tuple[Case, ...], facts: frozenset[str]) -> None:
+        self.check, self.cases, self.facts = check, cases, facts
         self._known: dict[tuple[Implementation, int], Tensor | Exception] = {}
+
+    @property
+    def counted(self) -> list[int]:
+        """The cases that are not delicate."""
+        return [i for i, case in enumerate(self.cases) if not case.delicate]
+
+    @cached_property
+    def space(self) -> Space:
+        """The hypotheses, in the cases that are not delicate."""
+        assert self.check.space is not None
+        return quietly(self.check.space, [self.cases[i] for i in self.counted], self.facts)
 
     def answer(self, implementation: Implementation, i: int) -> Tensor | Exception:
         """What an implementation in the canonical signature answers in a case."""
@@ -203,7 +244,7 @@ class Bench:
 
         try:
             sizes = self.check.sizes(case.inputs)
-            parts = _quietly(self.check.parts, call, self.check.canonical, inputs, sizes)
+            parts = quietly(self.check.parts, call, self.check.canonical, inputs, sizes)
             return next(iter(parts.values()))
         except Exception as error:
             return error
@@ -216,211 +257,6 @@ def _accepted(implementation: Implementation) -> frozenset[str]:
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return frozenset()
     return frozenset(p.name for p in parameters)
-
-
-# --- one form ---
-
-
-class Trial(NamedTuple):
-    """The answers of a function in one form, part by part, and the part that is judged."""
-
-    form: Form
-    bench: Bench
-    answers: Sequence[Mapping[str, Tensor] | Exception]
-    part: str
-
-    def got(self, i: int) -> Tensor | Exception:
-        """The answer in a case."""
-        answer = self.answers[i]
-        return answer if isinstance(answer, Exception) else answer[self.part]
-
-
-def tried(check: Check, form: Form) -> Trial | Exception:
-    """The trial of a form, or why the function does not fit it.
-
-    It does not if the first case of a shape fails because of it, or if most cases raise.
-    """
-    bench = check.bench(form.facts, rows=form.layout.lacks_batch)
-    answers: list[Mapping[str, Tensor] | Exception] = []
-    shapes: set[tuple[int, ...]] = set()
-    errors: list[Exception] = []
-    for i, case in enumerate(bench.cases):
-        sizes = check.sizes(case.inputs)
-        fresh = tuple(sizes.values()) not in shapes
-        shapes.add(tuple(sizes.values()))
-        inputs = Inputs(case.inputs, form.derived)
-        try:
-            answers.append(_quietly(check.parts, form.call, form.layout, inputs, sizes))
-        except Exception as error:
-            if i == 0 or (isinstance(error, Misfit) and fresh):
-                return error
-            answers.append(error)
-            errors.append(error)
-    if 2 * len(errors) > len(answers):
-        return Misfit(f"it fails in {len(errors)} of {len(answers)} cases: {in_one_line(errors[0])}")
-    return _chosen(check, Trial(form, bench, answers, ""))
-
-
-def _chosen(check: Check, trial: Trial) -> Trial | Exception:
-    """The trial with the part that is judged, which every case has."""
-    answered = [(c.inputs, a) for c, a in zip(trial.bench.cases, trial.answers, strict=True) if isinstance(a, Mapping)]
-    common = [name for name in answered[0][1] if all(name in parts for _, parts in answered)]
-    if not common:
-        return Misfit("no part of what it returns has the right shape in every case")
-    if check.choose:
-        try:
-            chosen, remark = check.choose([(x, {name: parts[name] for name in common}) for x, parts in answered])
-        except Misfit as misfit:
-            return misfit
-        trial.form.notes.update([remark] if remark else [])
-        return trial._replace(part=chosen)
-    trials = [trial._replace(part=name) for name in common]
-    right = [t for t in trials if any(not _faults(t, f) for f in check.right.values())]
-    if right and right[0].part != common[0]:
-        trial.form.notes.add(f"of the {len(common)} arrays that it returns, {right[0].part} is right")
-    return (right or trials)[0]
-
-
-def verdict(check: Check, trial: Trial) -> Report:
-    """What is to be said of the answers in one form: right, or which known mistake, or an unknown one."""
-    faults = {name: _faults(trial, fn) for name, fn in check.right.items()}
-    nearest = min(faults, key=lambda name: len(faults[name]))
-    wrong_in = faults[nearest]
-    delicate = _without_excuses(trial)
-    kind = (f"it is {nearest}",) if nearest else ()
-    if not wrong_in:
-        return _report(check, trial, True, remarks=kind)
-    if check.space:
-        located = _located(check, trial, check.space(trial.bench.cases), wrong_in, nearest)
-        if located is not None:
-            return located
-    excused = all(delicate[i] for i in wrong_in)
-    rows = trial.form.layout.lacks_batch
-    known = [m for m in check.mistakes if not (rows and m.key in check.of_the_batch)]
-    known = [m for m in known if check.applies(m, trial.form.facts)]
-    for spare in (False, True):
-        explained = [m for m in known if any(_explains(trial, f, wrong_in, delicate, spare) for f in m.implementations)]
-        if explained and all(m.severity == "remark" for m in explained):
-            return _report(check, trial, True, remarks=tuple(f"{m.name}: {m.meaning}" for m in explained))
-        if explained:
-            first, *others = (m for m in explained if m.severity == "wrong")
-            same = tuple(f"in these cases it is the same as: {m.name}" for m in others)
-            return _report(check, trial, False, (first,), same, wrong_in, nearest)
-    if excused:
-        return _report(check, trial, True, remarks=(*kind, *sorted({delicate[i] for i in wrong_in})))
-    return _report(check, trial, False, (), (), wrong_in, nearest)
-
-
-def _located(check: Check, trial: Trial, space: Space, wrong_in: Sequence[int], nearest: str) -> Report | None:
-    """The report of a function that is one of a space of hypotheses."""
-    answers = [trial.got(i) for i in _places(trial)]
-    found = space.explained(answers)
-    if found is None:
-        return None
-    named = tuple(m for tail in found.mistakes for m in check.mistakes if m.key == f"{check.name}.{tail}")
-    report = _report(check, trial, not named, named, found.remarks, wrong_in, nearest)
-    if (right := space.nearest_right(answers)) is None or report.counterexample is None:
-        return report
-    i, expected = right
-    sizes = check.sizes(trial.bench.cases[i].inputs)
-    case = _counterexample(check, trial, i, expected.reshape([*sizes.values()]))
-    return replace(report, counterexample=case)
-
-
-def _places(trial: Trial) -> range:
-    return range(len(trial.answers))
-
-
-def _faults(trial: Trial, implementation: Implementation) -> list[int]:
-    return [i for i in _places(trial) if not same(trial.got(i), trial.bench.answer(implementation, i))]
-
-
-def _without_excuses(trial: Trial) -> list[str]:
-    """Why each case is delicate; a case in which a function may only fail is not, if it did not fail."""
-    found = []
-    for i, case in enumerate(trial.bench.cases):
-        got = trial.got(i)
-        finite = isinstance(got, Tensor) and bool(got.isfinite().all())
-        found.append("" if case.or_fails and finite else case.delicate)
-    return found
-
-
-def _explains(trial: Trial, f: Implementation, wrong_in: Sequence[int], delicate: Sequence[str], spare: bool) -> bool:
-    """Whether a mistake answers the same in every case, and is wrong in one of those in which the function is.
-
-    With `spare`, kinds of delicate cases in which it differs do not count.
-    """
-    spared: set[str] = set()
-    for i in _places(trial):
-        if not same(trial.got(i), trial.bench.answer(f, i)) and delicate[i] not in spared:
-            if not (spare and delicate[i]):
-                return False
-            spared.add(delicate[i])
-    rest = [i for i in wrong_in if delicate[i] not in spared]
-    right = trial.bench.check.right.values()
-    return any(not any(same(trial.bench.answer(f, i), trial.bench.answer(r, i)) for r in right) for i in rest)
-
-
-def same(one: Tensor | Exception, other: Tensor | Exception) -> bool:
-    """Whether two answers are equal but for rounding: NaN equals NaN, and to raise is to raise."""
-    if isinstance(one, Exception) or isinstance(other, Exception):
-        return isinstance(one, Exception) and isinstance(other, Exception)
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
-    return torch.allclose(one, other, rtol=RTOL, atol=ATOL, equal_nan=True)
-
-
-def _report(
-    check: Check,
-    trial: Trial,
-    ok: bool,
-    mistakes: tuple[Mistake, ...] = (),
-    remarks: tuple[str, ...] = (),
-    wrong_in: Sequence[int] = (),
-    nearest: str = "",
-) -> Report:
-    form, n = trial.form, len(trial.answers)
-    report = Report(
-        check.name,
-        ok,
-        mistakes,
-        (*remarks, *sorted(form.notes)),
-        form=form.name,
-        n_cases=n,
-        binding=form.shown,
-        judged=trial.part,
-    )
-    if ok:
-        return report
-    right = check.right[nearest]
-    details = {"wrong in": f"{len(wrong_in)} of {n} cases ({len(wrong_in) / n:.0%})"}
-    if worst := _largest_error(trial, right):
-        details["largest error"] = f"{worst:.6g}"
-    case = _counterexample(check, trial, wrong_in[0], trial.bench.answer(right, wrong_in[0]))
-    return replace(report, counterexample=case, details=details)
-
-
-def _counterexample(check: Check, trial: Trial, i: int, expected: Tensor | Exception) -> Counterexample:
-    """A case as the function saw it."""
-    form, names = trial.form, [arg.name for arg in check.args]
-    given = Inputs(trial.bench.cases[i].inputs, form.derived)
-    inputs = {role: form.view(getattr(given, role), role) for role in sorted(form.roles, key=names.index)}
-    expected, got = (_as_seen(answer, form.layout, check) for answer in (expected, trial.got(i)))
-    return Counterexample(inputs, expected, got, check.quantity)
-
-
-def _as_seen(answer: Tensor | Exception, layout: Layout, check: Check) -> Tensor | Exception:
-    return answer if isinstance(answer, Exception) else layout.arranged(answer, check.axes.split())
-
-
-def _largest_error(trial: Trial, right: Implementation) -> float | None:
-    pairs = [(trial.got(i), trial.bench.answer(right, i)) for i in _places(trial)]
-    errors = [
-        float((got - expected).abs().nan_to_num(0.0, 0.0, 0.0).max())
-        for got, expected in pairs
-        if isinstance(got, Tensor) and isinstance(expected, Tensor) and got.shape == expected.shape and got.numel()
-    ]
-    return max(errors) if errors and math.isfinite(max(errors)) and max(errors) > 0 else None
 
 
 # --- all forms ---
@@ -452,28 +288,36 @@ def _judged(
     if not callable(function):
         raise TypeError(f"check_{check.name} takes a callable, or call=lambda x: ..., not {type(function).__name__}")
     try:
-        bindings = bind(function, check.args, check.needs, check.signature, names, check.settle)
+        meant = {**_implied(check, function), **(names or {})}
+        bindings = bind(function, check.args, check.needs, check.signature, meant, check.settle)
     except Misfit as misfit:
         raise misunderstood(check.name, {"its arguments by their names": str(misfit)}, check.example) from None
-    found, misfits = list[tuple[Binding, Report]](), dict[str, str]()
+    found, misfits = list[tuple[str, Report]](), dict[str, str]()
     for binding in bindings:
         search = _searched(check, function, binding, layout)
         misfits |= search.misfits
         if search.reports:
-            found.append((binding, _concluded(check, function, binding, search, layout)))
+            found.append((binding.meaning, _concluded(check, function, binding, search, layout)))
     if not found:
         if not misfits:
             raise UnknownForm(f"check_{check.name} has no layout {layout!r}, only {', '.join(check.layouts)}")
         raise misunderstood(check.name, misfits, check.example)
-    return _agreed(found)
+    return agreed(found)
 
 
-def _agreed(found: Sequence[tuple[Binding, Report]]) -> Report:
-    """The report, if it does not depend on what an argument's name means."""
+def _implied(check: Check, function: Callable[..., Any]) -> Mapping[str, str]:
+    try:
+        return check.implied(parameters_of(function))
+    except ValueError:  # a builtin without a signature
+        return {}
+
+
+def agreed(found: Sequence[tuple[str, Report]]) -> Report:
+    """The report, if it does not depend on what an argument's name means; given the reports by the meanings."""
     reports = [report for _, report in found]
     if not any(report.ok for report in reports) or len(reports) == 1:
         return next((report for report in reports if report.mistakes), reports[0])
-    lines = [f"with {binding.meaning}: {report.headline.partition(': ')[2]}" for binding, report in found]
+    lines = [f"with {meaning}: {report.headline.partition(': ')[2]}" for meaning, report in found]
     return replace(
         reports[0],
         ok=False,
@@ -491,7 +335,7 @@ def _of_call(check: Check, call: Call) -> Report:
     probe = check.bench(every | check.readings(every)[0].facts).cases[0]
     inputs = Inputs(probe.inputs, {arg.name: arg.of for arg in check.args if arg.of})
     try:
-        _quietly(call, inputs)
+        quietly(call, inputs)
     except AttributeError as error:
         if "the check has no input" in str(error):
             raise misunderstood(check.name, {"call=": str(error)}, check.example) from None
@@ -509,14 +353,17 @@ def _searched(
 ) -> _Search:
     """The forms in their order, until one is right: others only where a choice is left."""
     search = _Search()
-    for reading, text in itertools.product(check.readings(binding.roles), layouts or check.layouts):
+    readings = check.readings(binding.roles)
+    pairs = [(reading, text) for reading in readings for text in reading.layouts or check.layouts]
+    for reading, text in ((reading, text) for reading, text in pairs if not layouts or text in layouts):
         layout = Layout(text, check.canonical.axes)
         if ("1" in layout.axes or reading.rare) and search.reports:
             continue
-        for form in guess(function, check.args, binding, reading, layout):
+        for form in guess(function, check.args, binding, reading, layout, check.containers):
             container = form.name.partition(" ")[0]
             refused = search.fits(layout, container.partition(".")[0], reading) or any(
-                f.layout == layout and f.name.endswith(reading.text) and report.mistakes for f, report in search.reports
+                f.layout == layout and f.name.endswith(reading.text) and _is_named(check, report)
+                for f, report in search.reports
             )
             if refused or (only is not None and only not in form.name):
                 continue
@@ -530,6 +377,11 @@ def _searched(
     return search
 
 
+def _is_named(check: Check, report: Report) -> bool:
+    """Whether the mistake is known, and is not that of the container."""
+    return bool(report.mistakes) and [m.key for m in report.mistakes] != [*check.of_the_container]
+
+
 def _concluded(
     check: Check, function: Callable[..., Any], binding: Binding, search: _Search, declared_layout: str | None
 ) -> Report:
@@ -538,7 +390,9 @@ def _concluded(
     before = search.reports[:-1]
     if not report.ok:
         named = [(f, r) for f, r in search.reports if r.mistakes]
-        return next((r for f, r in named if f.layout.is_canonical), (named or search.reports)[0][1])
+        return min(named or search.reports, key=lambda pair: (not pair[0].layout.is_canonical, len(pair[1].mistakes)))[
+            1
+        ]
     turned = not form.layout.is_canonical and not form.layout.lacks_batch
     batch = [r for f, r in before if f.layout.is_canonical]
     if turned and batch and not declared_layout:
@@ -572,8 +426,14 @@ def _in_batches(check: Check, function: Callable[..., Any], binding: Binding, fo
             found[layout.text] = search.reports[-1][1]
             if layout.is_canonical and found[layout.text].ok:
                 return []
-    wrong = next((r for r in found.values() if r.mistakes and r.mistakes[0].key in check.of_the_batch), None)
+    wrong = next(
+        (r for r in found.values() if r.mistakes and (check.batched or r.mistakes[0].key in check.of_the_batch)), None
+    )
     right = next((text for text, r in found.items() if r.ok), None)
+    if check.batched and found and right is None:
+        first = wrong or next(iter(found.values()))
+        alone = f"for one row {form.layout.text} it is right: say layout={form.layout.text!r} if that is what it is for"
+        return first if first.mistakes else replace(first, remarks=(*first.remarks, alone))
     if wrong is not None and right is None:
         return wrong
     if not found:
@@ -611,7 +471,7 @@ def _differs(check: Check, form: Form, bench: Bench, dtype: torch.dtype, toleran
         wide = {name: x.double() for name, x in cast.items()}
         try:
             pair = [
-                _quietly(
+                quietly(
                     check.parts, _widened(form.call), form.layout, Inputs({**case.inputs, **x}, form.derived), sizes
                 )
                 for x in (wide, cast)
@@ -638,25 +498,3 @@ def _widened(call: Call) -> Call:
         return {k: widened(v) for k, v in output.items()} if isinstance(output, Mapping) else output
 
     return lambda x: widened(call(x))
-
-
-# --- calls ---
-
-
-def _quietly(call: Callable[..., _T], *arguments: Any) -> _T:
-    """Call without letting it warn: of a division by zero, for example."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return call(*arguments)
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Put the global random states back, which the functions under test may use."""
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        random.setstate(states[2])

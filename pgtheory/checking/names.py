@@ -9,11 +9,12 @@ _FILLER_WORDS = (
 )
 _FILLERS = frozenset(_FILLER_WORDS.split())
 
-_LOG_PROB_WORDS = (
+#: Log-probabilities without an adjective.
+LOG_PROB_WORDS = (
     "log_probs log_prob logprobs logprob logps logp lps lp log_p log_ps log_pi logpi log_pis logpis log_probas "
     "log_proba logprobas logpa logpas log_likelihood log_likelihoods log_probabilities"
 )
-_LOG_PROBS = _LOG_PROB_WORDS.split()
+_LOG_PROBS = LOG_PROB_WORDS.split()
 
 
 def affixed(*affixes: str) -> str:
@@ -29,9 +30,20 @@ _POLICY = affixed(
 _OLD = affixed(
     "old", "prev", "previous", "behavior", "behaviour", "sampling", "sampled", "sampler", "rollout", "fixed", "mu",
     "generation", "gen", "collected", "stored", "orig", "original", "inference", "vllm", "sglang", "actor_old",
+    "pi_old",
 )  # fmt: skip
 _REFERENCE = affixed(
-    "ref", "reference", "base", "sft", "init", "initial", "ref_policy", "ref_model", "reference_policy", "teacher"
+    "ref",
+    "reference",
+    "base",
+    "sft",
+    "init",
+    "initial",
+    "ref_policy",
+    "ref_model",
+    "reference_policy",
+    "teacher",
+    "pi_ref",
 )
 
 #: The names of each argument; a name that stands in two rows has two meanings, and a check that has both asks.
@@ -71,14 +83,28 @@ NAMES: dict[str, str] = {
     "log_probs": f"{' '.join(_LOG_PROBS)} {_POLICY} per_token_logps token_log_probs",
     "old_log_probs": _OLD,
     "ref_log_probs": _REFERENCE,
+    "old_neg_log_probs": "oldneglogp oldneglogpac old_neglogp old_neglogprobs old_neg_log_prob old_neglogpac",
     "neg_log_probs": "neglogp neglogpac neglogprobs neglogprob nlp neg_log_prob neglogps neg_logp nll nlls",
-    "probs": "prob probabilities probability pi pis dist distribution pmf softmax_probs action_probs policy_probs pi_a",
+    "probs": "prob probabilities probability pi pis dist distribution pmf softmax_probs action_probs policy_probs pi_a "
+    "new_probs new_prob pi_new action_prob p_new",
+    "old_probs": "old_prob prob_a pi_old probs_old prob_old old_action_probs p_old",
+    "old_logits": "logits_old prev_logits behavior_logits",
     "logits": "logit new_logits policy_logits action_logits actor_logits current_logits raw_logits lm_logits "
     "next_logits last_logits",
     "actions": "action acts act actions_taken taken_actions labels tokens_taken token_ids completion_ids response_ids",
     "ratio": "ratios prob_ratio prob_ratios importance_ratio importance_ratios is_ratio rho rhos importance_weights",
     "clip": "eps epsilon clip_eps clip_epsilon clip_range clip_coef clip_ratio eps_clip cliprange clip_param "
     "clip_value clipping ppo_clip epsilon_clip clip_coefficient clip_threshold clip_parameter ratio_clip clipeps",
+    "clip_low": "epsilon_low eps_low clip_eps_low clip_range_low cliprange_low clip_ratio_low low low_clip low_eps "
+    "clip_low_eps ratio_clip_min eps_clip_low eps_min clip_epsilon_low",
+    "clip_high": "epsilon_high eps_high clip_eps_high clip_range_high cliprange_high clip_ratio_high high high_clip "
+    "high_eps clip_high_eps ratio_clip_max eps_clip_high eps_max clip_epsilon_high",
+    "stabiliser": "adv_eps adv_epsilon advantage_eps advantage_epsilon std_eps eps_std std_epsilon norm_eps eps_norm "
+    "tiny small stability_eps numerical_eps eps_adv",
+    "entropy": "entropies ent entropy_values dist_entropy token_entropy per_token_entropy",
+    "entropy_coef": "ent_coef entropy_coeff entropy_weight entropy_beta entropy_coefficient coef_entropy ent_coeff "
+    "entropy_loss_coef c2 entcoeff entropy_bonus",
+    "value_coef": "vf_coef value_coeff value_loss_coef vf_coeff c1 value_weight critic_coef",
     "beta": "coef coeff coefficient kl_coef kl_coeff kl_weight kl_beta beta_kl lambda_kl kl_lambda kl_penalty_coef "
     "kl_loss_coef kl_coefficient init_kl_coef",
     "temperature": "temp",

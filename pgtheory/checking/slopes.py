@@ -50,12 +50,6 @@ def slopes(call: Callable[[Tensor], Any], log_probs: Tensor, reduce: Reduce, not
     return torch.zeros_like(log_probs) if slope is None else slope.double()
 
 
-def value_slopes(call: Callable[[Tensor], Any], log_probs: Tensor, reduce: Reduce, notes: set[str]) -> Tensor:
-    """The same by central differences alone, for code that is not written in torch."""
-    notes.add(_NO_GRADIENT)
-    return _differences(call, log_probs, reduce, notes)
-
-
 def _differences(call: Callable[[Tensor], Any], log_probs: Tensor, reduce: Reduce, notes: set[str]) -> Tensor:
     step = 1e-2 if _is_single(_first(_quietly(call, log_probs.clone()))) else 1e-4
     found = torch.zeros_like(log_probs)
@@ -126,16 +120,13 @@ def as_logits(log_probs: Tensor, actions: Tensor, n: int = 3) -> Tensor:
     return torch.where(taken, log_probs[..., None], others[..., None]) + 0.7
 
 
-def by(
-    name: str, reduce: Callable[[Tensor, Mapping[str, Any]], Tensor | None], notes: set[str] | None = None
-) -> "Observe":
+def by(name: str, reduce: Callable[[Tensor, Mapping[str, Any]], Tensor | None]) -> "Observe":
     """What a check of losses observes: the slopes of the loss by the input of this name.
 
     Args:
         name: the canonical input, such as `"log_probs"`.
         reduce: makes one number of an output with one value for each token, given the canonical inputs; None if it
             does not know how.
-        notes: receives what is worth knowing about the output.
     """
 
     def observe(call: Call, layout: Layout, inputs: Inputs, sizes: Mapping[str, int]) -> dict[str, Tensor]:
@@ -144,7 +135,7 @@ def by(
             lambda leaf: call(inputs.replaced(**{name: leaf})),
             values[name],
             lambda out: reduce(out, values),
-            notes or set(),
+            inputs.notes,
         )
         return {"": found}
 

@@ -1,7 +1,7 @@
 """One product of factors for all losses: which choices explain the slopes that a function has in every case?"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -11,38 +11,51 @@ from torch import Tensor
 # Right losses differ by an ε in a denominator and by rounding in single precision; no two hypotheses are this close.
 TOLERANCE = 1e-3
 _F64 = torch.float64
+#: More than any number of hypotheses that is compared at once.
+_CHUNK = 20_000
 
 
 class Axis(NamedTuple):
     """The values that one factor of a loss may have: the mistake that each is, or a remark; right if neither."""
 
     names: tuple[str, ...]
-    mistakes: Mapping[str, str]
-    remarks: Mapping[str, str]
+    mistakes: Mapping[str, str] = {}
+    remarks: Mapping[str, str] = {}
 
 
 class Slopes(Protocol):
     """All hypotheses in one case."""
 
-    def slopes(self, index: Tensor) -> Tensor:
-        """The slopes `[H, n]`, for the scale 1, of hypotheses `[H, F]`, places on the axes."""
+    def parts(self, index: Tensor) -> Tensor:
+        """The slopes `[P, H, n]` of the parts of a loss, each for the scale 1, of hypotheses `[H, F]`.
+
+        Hypotheses are places on the axes. An infinite slope agrees with any.
+        """
         ...
 
 
 class Explanation(NamedTuple):
-    """The choices, and the scale, that give all slopes; below 0: a wrong sign.
+    """The choices, and the scales, that give all slopes.
 
     Attributes:
         names: the choice on each axis.
-        scale: what the slopes are multiplied by.
+        scales: what the slopes of each part are multiplied by; the first is below 0 where the sign is wrong.
         mistakes: the keys, without the kind, of the mistakes in it.
         remarks: what is unusual in it.
     """
 
     names: tuple[str, ...]
-    scale: float
+    scales: tuple[float, ...]
     mistakes: tuple[str, ...]
     remarks: tuple[str, ...]
+
+
+def _any(names: Sequence[str], scales: Sequence[float]) -> bool:
+    return True
+
+
+def _nothing(names: Sequence[str], scales: Sequence[float]) -> tuple[str, ...]:
+    return ()
 
 
 @dataclass(frozen=True)
@@ -52,18 +65,23 @@ class Space:
     Attributes:
         axes: the factors.
         cases: the slopes of the hypotheses, case by case.
-        unit: whether the scale must be 1 or -1; otherwise it is the same number in all cases.
-        told: the axes that make a difference in the first cases, other than by the scale: they are searched first.
-        simple: how many first cases these are.
+        n_parts: of how many parts a loss is the sum; each has a scale of its own, which no case but the data tell.
+        unit: whether the scale of the first part must be 1 or -1; otherwise it is the same number in all cases.
+        stages: which axes are searched in which number of first cases, before the others; an axis that is not
+            searched yet has its first value, which must make no difference there but for the scale.
+        plausible: whether choices and scales go together.
+        of_scales: the mistakes that the scales tell, other than the sign of the first.
         usual: the axes on which the nearest right hypothesis has no remark.
         fixed: the axes on which the nearest right hypothesis has the first choice.
     """
 
     axes: Sequence[Axis]
     cases: Sequence[Slopes]
+    n_parts: int = 1
     unit: bool = False
-    told: tuple[int, ...] = ()
-    simple: int = 0
+    stages: Sequence[tuple[tuple[int, ...], int]] = ()
+    plausible: Callable[[Sequence[str], Sequence[float]], bool] = _any
+    of_scales: Callable[[Sequence[str], Sequence[float]], tuple[str, ...]] = _nothing
     usual: tuple[int, ...] = ()
     fixed: tuple[int, ...] = ()
 
@@ -72,22 +90,28 @@ class Space:
         if any(isinstance(answer, Exception) for answer in answers):
             return []
         slopes = [answer for answer in answers if isinstance(answer, Tensor)]
-        every = [torch.arange(len(axis.names)) for axis in self.axes]
-        n = self.simple
-        first = torch.cartesian_prod(*(x if i in self.told or not n else x[:1] for i, x in enumerate(every)))
-        first = first.reshape(-1, len(every))
-        if n:
-            first, _ = self._surviving(first, slopes[:n])
-            left = [i for i in range(len(every)) if i not in self.told]
-            rest = torch.cartesian_prod(*(every[i] for i in left)).reshape(-1, len(left))
-            count = len(first)
-            first = first.repeat_interleave(len(rest), 0)
-            first[:, left] = rest.repeat(count, 1)
-        index, scale = self._surviving(first, slopes)
-        found = [
-            self._explanation(row, c) for row, c in zip(index.tolist(), scale.nan_to_num(1.0).tolist(), strict=True)
-        ]
+        index = torch.zeros(1, len(self.axes), dtype=torch.long)
+        searched: set[int] = set()
+        scale = torch.full((1, self.n_parts), torch.nan, dtype=_F64)
+        rest = tuple(i for i in range(len(self.axes)) if i not in {i for axes, _ in self.stages for i in axes})
+        for axes, n in (*self.stages, (rest, len(slopes))):
+            if not n:
+                continue
+            chunks = [self._surviving(part, slopes[:n]) for part in torch.split(self._widened(index, axes), _CHUNK)]
+            index, scale = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+            searched |= set(axes)
+        found = [self._explanation(row, c) for row, c in zip(index.tolist(), scale.tolist(), strict=True)]
+        found = [e for e in found if self.plausible(e.names, e.scales)]
         return sorted(found, key=lambda e: (len(e.mistakes), len(e.remarks)))
+
+    def _widened(self, index: Tensor, axes: Sequence[int]) -> Tensor:
+        """The hypotheses with every choice on further axes."""
+        if not axes:
+            return index
+        more = torch.cartesian_prod(*(torch.arange(len(self.axes[i].names)) for i in axes)).reshape(-1, len(axes))
+        wide = index.repeat_interleave(len(more), 0)
+        wide[:, list(axes)] = more.repeat(len(index), 1)
+        return wide
 
     def explained(self, answers: Sequence[Tensor | Exception]) -> Explanation | None:
         """The explanation with the fewest mistakes, if there is one."""
@@ -98,42 +122,71 @@ class Space:
         allowed = []
         for i, axis in enumerate(self.axes):
             right = [k for k, name in enumerate(axis.names) if name not in axis.mistakes]
-            right = [k for k in right if i not in self.usual or axis.names[k] not in axis.remarks]
+            right = [k for k in right if i not in self.usual or axis.names[k] not in axis.remarks] or right
             allowed.append(torch.tensor(right[:1] if i in self.fixed else right))
         index = torch.cartesian_prod(*allowed).reshape(-1, len(allowed))
-        scale = torch.full((len(index),), torch.nan, dtype=_F64)
+        scale = torch.full((len(index), self.n_parts), torch.nan, dtype=_F64)
         agree = []
         for case, answer in zip(self.cases, answers, strict=True):
             if isinstance(answer, Exception):
                 agree.append(torch.zeros(len(index), dtype=torch.bool))
                 continue
-            slope = case.slopes(index)
-            scale = torch.where(scale.isnan(), _fitted(slope, answer.flatten(), self.unit).abs(), scale)
-            agree.append(_agree(slope * scale.nan_to_num(1.0)[:, None], answer.flatten()))
+            parts = case.parts(index)
+            scale = torch.where(scale.isnan(), self._fitted(parts, answer.flatten(), scale).abs(), scale)
+            agree.append(_agree(_total(parts, scale), answer.flatten()))
         chosen = int(torch.stack(agree).sum(0).argmax())
         wrong = [i for i, row in enumerate(agree) if not row[chosen]]
         if not wrong:
             return None
-        return wrong[0], (self.cases[wrong[0]].slopes(index[chosen : chosen + 1]) * scale[chosen].nan_to_num(1.0))[0]
+        return wrong[0], _total(self.cases[wrong[0]].parts(index[chosen : chosen + 1]), scale[chosen : chosen + 1])[0]
 
-    def _explanation(self, row: Sequence[int], scale: float) -> Explanation:
+    def slopes(self, i: int, found: Explanation) -> Tensor:
+        """The slopes, flat, that an explanation gives in a case."""
+        index = torch.tensor([[axis.names.index(name) for axis, name in zip(self.axes, found.names, strict=True)]])
+        return _total(self.cases[i].parts(index), torch.tensor([found.scales], dtype=_F64))[0]
+
+    def _explanation(self, row: Sequence[int], scale: Sequence[float]) -> Explanation:
         names = tuple(axis.names[i] for axis, i in zip(self.axes, row, strict=True))
+        scales = tuple(1.0 if math.isnan(c) else c for c in scale)
         pairs = list(zip(self.axes, names, strict=True))
         mistakes = [axis.mistakes[name] for axis, name in pairs if name in axis.mistakes]
+        mistakes += ["sign"] if scales[0] < 0 else []
         remarks = tuple(axis.remarks[name] for axis, name in pairs if name in axis.remarks)
-        return Explanation(names, scale, (*mistakes, *(["sign"] if scale < 0 else [])), remarks)
+        return Explanation(names, scales, tuple(dict.fromkeys([*mistakes, *self.of_scales(names, scale)])), remarks)
 
     def _surviving(self, index: Tensor, answers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The hypotheses that agree in the first cases, and their scales."""
-        scale = torch.full((len(index),), torch.nan, dtype=_F64)
+        scale = torch.full((len(index), self.n_parts), torch.nan, dtype=_F64)
         for case, answer in zip(self.cases, answers, strict=False):
             if not len(index):
                 break
-            slope = case.slopes(index)
-            scale = torch.where(scale.isnan(), _fitted(slope, answer.flatten(), self.unit), scale)
-            keep = _agree(slope * scale.nan_to_num(1.0)[:, None], answer.flatten())
+            parts = case.parts(index)
+            scale = torch.where(scale.isnan(), self._fitted(parts, answer.flatten(), scale), scale)
+            keep = _agree(_total(parts, scale), answer.flatten())
             index, scale = index[keep], scale[keep]
         return index, scale
+
+    def _fitted(self, parts: Tensor, answer: Tensor, known: Tensor) -> Tensor:
+        """The scales `[H, P]` of each hypothesis that fit a case best; NaN where the case does not tell."""
+        if not bool(answer.isfinite().all()):
+            return torch.full_like(known, torch.nan)
+        present = parts.isfinite().all(-1) & (parts.square().sum(-1) > 1e-20)  # [P, H]
+        rest = answer - _total(parts, known)
+        found = []
+        for p in range(len(parts)):
+            others = [q for q in range(len(parts)) if q != p]
+            unknown = torch.stack([present[q] & known[:, q].isnan() for q in others]).any(0) if others else None
+            best = _best(parts[p], rest)
+            if self.unit and p == 0:
+                best = torch.where(best < 0, -1.0, 1.0)
+            elif unknown is not None and bool(unknown.any()):
+                best = torch.where(unknown, _best_of_two(parts[p], parts[others[0]], rest), best)
+            found.append(torch.where(present[p] & known[:, p].isnan(), best, torch.nan))
+            if self.unit and p == 0 and others:
+                first = torch.stack([found[0], *[torch.full_like(found[0], torch.nan)] * len(others)], -1)
+                known = torch.where(known.isnan(), first, known)
+                rest = answer - _total(parts, known)
+        return torch.stack(found, -1)
 
     def __len__(self) -> int:
         return math.prod(len(axis.names) for axis in self.axes)
@@ -144,20 +197,31 @@ def same_slopes(one: Tensor, other: Tensor) -> bool:
     return bool(_agree(one.flatten()[None], other.flatten()))
 
 
-def _fitted(slope: Tensor, answer: Tensor, unit: bool) -> Tensor:
-    """The scale of each hypothesis that fits a case best; NaN where the case does not tell."""
-    square = slope.square().sum(-1)
-    told = square.isfinite() & (square > 1e-20) & bool(answer.isfinite().all())
-    best = (slope * answer).sum(-1) / square
-    if unit:
-        best = torch.where(best < 0, -1.0, 1.0)
-    return torch.where(told, torch.where(best.abs() > 1e-9, best, 1.0), torch.nan)
+def _total(parts: Tensor, scale: Tensor) -> Tensor:
+    """The slopes `[H, n]` of the sum of the parts; a part of unknown scale is not there, or is alone."""
+    scales = scale.T[..., None]
+    return torch.where(parts == 0, 0.0, scales.nan_to_num(0.0) * parts).sum(0)
+
+
+def _best(slope: Tensor, answer: Tensor) -> Tensor:
+    """The number by which slopes are to be multiplied; not 0, so that what is not there is not agreed with."""
+    best = (slope * answer).sum(-1) / slope.square().sum(-1)
+    return torch.where(best.abs() > 1e-9, best, 1.0)
+
+
+def _best_of_two(slope: Tensor, other: Tensor, answer: Tensor) -> Tensor:
+    """The first of the two numbers by which two sets of slopes are to be multiplied; NaN if they are collinear."""
+    aa, bb, ab = slope.square().sum(-1), other.square().sum(-1), (slope * other).sum(-1)
+    det = aa * bb - ab**2
+    best = ((slope * answer).sum(-1) * bb - (other * answer).sum(-1) * ab) / det
+    return torch.where(det > 1e-9 * aa * bb, torch.where(best.abs() > 1e-9, best, 1.0), torch.nan)
 
 
 def _agree(slopes: Tensor, answer: Tensor) -> Tensor:
     if not slopes.shape[-1]:
         return torch.ones(len(slopes), dtype=torch.bool)
-    nan = slopes.isnan() == answer.isnan()
-    error = (slopes - answer).nan_to_num(0.0, torch.inf, torch.inf).abs().amax(-1)
-    size = slopes.nan_to_num(0.0).abs().amax(-1)
+    free = slopes.isinf()
+    nan = (slopes.isnan() == answer.isnan()) | free
+    error = torch.where(free, 0.0, (slopes - answer).nan_to_num(0.0, torch.inf, torch.inf).abs()).amax(-1)
+    size = torch.where(free, 0.0, slopes).nan_to_num(0.0).abs().amax(-1)
     return nan.all(-1) & (error <= TOLERANCE * size + 1e-9)

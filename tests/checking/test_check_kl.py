@@ -10,41 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from pgtheory.checking import UnknownForm
-from pgtheory.checking._kl import LOSS_MISTAKES, MISTAKES, _true_gradient, cases, check_kl
-
-VALUES = [
-    pytest.param(mistake, function, id=f"{mistake.key}-{i}")
-    for mistake in MISTAKES
-    for i, function in enumerate(mistake.implementations)
-]
-LOSSES = [
-    pytest.param(mistake, function, id=f"{mistake.key}-{i}")
-    for mistake in LOSS_MISTAKES
-    for i, function in enumerate(mistake.implementations)
-]
-
-
-@pytest.mark.parametrize(("mistake", "function"), VALUES)
-def test_every_known_mistake_is_named(mistake, function):
-    report = check_kl(function)
-    assert mistake.sources
-    assert not any("same as" in remark for remark in report.remarks)
-    if mistake.severity == "remark":
-        assert report.ok
-        assert any(remark.startswith(mistake.name) for remark in report.remarks)
-    else:
-        assert not report.ok
-        assert report.mistakes == (mistake,)
-
-
-@pytest.mark.parametrize(("mistake", "function"), LOSSES)
-def test_every_known_mistake_of_a_loss_is_named(mistake, function):
-    report = check_kl(function, as_loss=True)
-    assert mistake.sources
-    assert not report.ok
-    assert report.mistakes == (mistake,)
-    assert not any("same as" in remark for remark in report.remarks)
-
+from pgtheory.checking.kinds.kl import LOSS_CHECK, cases, check_kl
 
 # Right as a value: what people write.
 
@@ -226,15 +192,21 @@ RIGHT += [
     full_of_logits,
     torch.distributions.kl_divergence,
     torch.no_grad()(k1),
-    lambda x, y: -(y - x),
+    lambda lp, ref: -(ref - lp),
 ]
 
 
 @pytest.mark.parametrize("function", RIGHT, ids=lambda f: getattr(f, "__name__", type(f).__name__))
 def test_a_right_estimate_is_right_in_its_own_form(function):
-    report = check_kl(function)
+    kept = {mask_that_leaves_out: "padding", mask_that_keeps: "mask"}
+    report = check_kl(function, names={"padding_mask": kept[function]} if function in kept else None)
     assert report.ok, str(report)
     assert not report.mistakes
+
+
+@pytest.mark.parametrize("function", [mask_that_leaves_out, mask_that_keeps])
+def test_which_polarity_a_padding_mask_has_is_asked_for(function):
+    assert check_kl(function).verdict == "abstains"
 
 
 def test_the_terms_of_scipy_are_right():
@@ -300,9 +272,8 @@ def test_the_counterexample_shows_the_expectation():
     report = check_kl(UNKNOWN["half of k1"])
     example = report.counterexample
     # π = (1/2, 1/2), ref = (1/4, 3/4): KL = ½ ln 2 + ½ ln (2/3) = ½ ln (4/3)
-    assert example.inputs["π"].tolist() == pytest.approx([0.5, 0.5])
-    assert example.inputs["ref"].tolist() == pytest.approx([0.25, 0.75])
-    assert example.inputs["returned"].tolist() == pytest.approx([0.5 * math.log(2), 0.5 * math.log(2 / 3)])
+    assert example.inputs["log_probs"][0].exp().tolist() == pytest.approx([0.5, 0.5])
+    assert example.inputs["ref_log_probs"][0].exp().tolist() == pytest.approx([0.25, 0.75])
     assert example.expected == pytest.approx(0.5 * math.log(4 / 3))
     assert example.got == pytest.approx(0.25 * math.log(4 / 3))
     assert "expectation" in example.quantity
@@ -312,17 +283,21 @@ def test_the_details_are_the_bias_and_the_variance():
     assert check_kl(k1).details == {"largest bias": 0.0, "variance relative to k1": "1"}
     report = check_kl(lambda logp, ref: logp - ref + 1)
     assert report.details["largest bias"] == pytest.approx(1.0)
-    worst = max(abs(float((case.inputs["log_probs"].exp() * case.expected).sum())) for case in cases("[T]"))
+    worst = max(float(torch.distributions.kl_divergence(p, q)) for p, q in distributions())
     assert check_kl(lambda logp, ref: ref - logp).details["largest bias"] == pytest.approx(2 * worst)
 
 
-def test_the_cases_are_distributions_and_their_divergences_those_of_torch():
-    for case in cases("[T]"):
-        p, q = case.inputs["log_probs"].exp(), case.inputs["ref_log_probs"].exp()
-        assert p.sum().item() == pytest.approx(1.0)
-        assert q.sum().item() == pytest.approx(1.0)
-        divergence = torch.distributions.kl_divergence(*map(torch.distributions.Categorical, (p, q)))
-        assert (p * case.expected).sum().item() == pytest.approx(divergence.item(), abs=1e-12)
+def distributions():
+    """The first rows of the cases, as objects of torch."""
+    for x in (case.inputs for case in cases(frozenset())):
+        yield tuple(torch.distributions.Categorical(x[name][0].exp()) for name in ("log_probs", "ref_log_probs"))
+
+
+def test_the_cases_are_distributions_forwards_and_backwards():
+    for x in (case.inputs for case in cases(frozenset())):
+        for name in ("log_probs", "ref_log_probs"):
+            assert x[name].exp().sum(-1).tolist() == pytest.approx([1.0, 1.0])
+            assert torch.equal(x[name][0], x[name][1].flip(0))
 
 
 # As a loss.
@@ -424,16 +399,18 @@ def test_the_counterexample_of_a_loss_is_the_gradient():
     example = check_kl(k3, as_loss=True).counterexample
     # at π = (1/2, 1/2), ref = (1/4, 3/4): ∂KL/∂h(1) = ½ (ln 2 - ½ ln (4/3)), and π - ref = (1/4, -1/4)
     slope = 0.5 * (math.log(2) - 0.5 * math.log(4 / 3))
-    assert example.expected.tolist() == pytest.approx([slope, -slope])
-    assert example.got.tolist() == pytest.approx([0.25, -0.25])
+    assert example.expected.tolist()[0] == pytest.approx([slope, -slope])
+    assert example.got.tolist()[0] == pytest.approx([0.25, -0.25])
 
 
 def test_the_true_gradient_is_that_of_autograd():
-    for case in cases("[T]"):
+    right = LOSS_CHECK.right[""]
+    bench = LOSS_CHECK.bench(frozenset(["log_probs", "ref_log_probs"]))
+    for i, case in enumerate(bench.cases):
         h = case.inputs["log_probs"].clone().requires_grad_()
         p, q = (torch.distributions.Categorical(logits=x) for x in (h, case.inputs["ref_log_probs"]))
-        torch.distributions.kl_divergence(p, q).backward()
-        torch.testing.assert_close(_true_gradient(case), h.grad)
+        torch.distributions.kl_divergence(p, q).sum().backward()
+        torch.testing.assert_close(bench.answer(right, i), h.grad)
 
 
 @pytest.mark.parametrize(
@@ -460,9 +437,20 @@ def test_a_function_of_whole_log_probabilities_is_told_how_to_say_so():
 
     report = check_kl(full)
     assert not report.ok
-    assert any("form='full'" in remark for remark in report.remarks)
-    assert check_kl(full, form="full").ok
-    assert check_kl(full, form="full", as_loss=True).ok
+    assert any("whole_log_probs" in remark for remark in report.remarks)
+    names = {"log_p": "whole_log_probs", "log_q": "whole_ref_log_probs"}
+    assert check_kl(full, names=names).ok
+    assert check_kl(full, names=names, as_loss=True).ok
+
+
+def test_the_values_of_sampled_tokens_may_be_of_probabilities():
+    def k3_of_probabilities(probs, ref_probs):
+        r = ref_probs / probs
+        return r - torch.log(r) - 1
+
+    report = check_kl(k3_of_probabilities)
+    assert report.ok
+    assert report.judged == "the values of sampled tokens"
 
 
 def test_no_estimate_of_sampled_tokens_passes_as_one_of_distributions():
@@ -493,8 +481,8 @@ def test_other_forms_are_refused_and_said(function):
 
 
 def test_forms_may_be_chosen():
-    assert check_kl(k1, form="[B, T]").form == "torch [B, T]"
-    assert check_kl(numpy_k3, form="numpy").form == "numpy [T]"
+    assert check_kl(k1, layout="[T]").form == "torch [T]"
+    assert check_kl(numpy_k3, layout="numpy").form == "numpy [B, T]"
 
 
 def test_the_report_is_the_same_twice_and_no_generator_is_touched():

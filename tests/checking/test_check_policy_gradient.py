@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.distributions import Categorical
 
 from pgtheory.checking import UnknownForm
-from pgtheory.checking._enumeration import GAMMAS, PROBLEMS, enumeration
-from pgtheory.checking._policy_gradient import MISTAKES, check_policy_gradient
-from pgtheory.checking._recipes import Recipe, faults, recipes, stacked_slopes
+from pgtheory.checking.enumeration import GAMMAS, PROBLEMS, enumeration
+from pgtheory.checking.kinds.policy_gradient import check_policy_gradient
+from pgtheory.checking.kinds.policy_gradient_mistakes import MISTAKES
+from pgtheory.checking.recipes import Recipe, faults, recipes, stacked_slopes
 from pgtheory.policy_gradient import gradient_covariance
 from pgtheory.reinforce import full_return_loss, leave_one_out_baseline, loss_variants, reinforce_loss
 
@@ -144,7 +145,7 @@ def test_each_implementation_of_a_mistake_is_given_its_name_and_no_other(mistake
 
 def test_names_and_keys_are_distinct_and_every_mistake_has_a_source_and_an_implementation():
     assert len({m.name for m in MISTAKES}) == len({m.key for m in MISTAKES}) == len(MISTAKES) >= 30
-    assert all(m.sources and m.implementations and m.meaning and m.sign for m in MISTAKES)
+    assert all((m.sources or m.right_form) and m.implementations and m.meaning and m.sign for m in MISTAKES)
     assert {m.check for m in MISTAKES} == {"policy_gradient"}
 
 
@@ -647,10 +648,15 @@ RIGHT = {
     "returns given": lambda logp, returns: -(logp * returns).sum(),
 }
 
+DECLARED = {
+    "places": {"u": "log_probs", "v": "rewards", "w": "gamma", "z": "mask"},
+    "padding mask": {"padding_mask": "padding"},
+}
+
 
 @functools.cache
 def of_right(name: str):
-    return check_policy_gradient(RIGHT[name])
+    return check_policy_gradient(RIGHT[name], names=DECLARED.get(name))
 
 
 @pytest.mark.parametrize("name", RIGHT)
@@ -810,9 +816,21 @@ def test_wrong_forms_raise_an_error_that_names_the_forms(name):
     assert name == "no argument that is known" or "[N, T]" in str(caught.value)
 
 
+def test_which_polarity_a_padding_mask_has_is_asked_for():
+    report = check_policy_gradient(padding_given)
+    assert report.verdict == "abstains"
+    assert "names={'padding_mask': 'padding'}: right" in report.abstains
+
+
+def test_a_loss_is_called_as_it_is_declared():
+    assert check_policy_gradient(call=lambda x: reinforce_loss(x.log_probs, x.rewards, x.gamma, mask=x.mask)).ok
+    report = check_policy_gradient(call=lambda x: -reinforce_loss(x.log_probs, x.rewards, x.gamma, mask=x.mask))
+    assert keys(report) == ["sign"]
+
+
 def test_a_form_can_be_chosen():
-    assert check_policy_gradient(time_first, form="[T, N]").form == "[T, N]"
-    assert not check_policy_gradient(time_first, form="[N, T]").ok
+    assert check_policy_gradient(time_first, layout="[T, N]").form == "[T, N]"
+    assert not check_policy_gradient(time_first, layout="[N, T]").ok
 
 
 # --- determinism -----------------------------------------------------------------------------------------------------

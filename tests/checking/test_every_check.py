@@ -1,5 +1,6 @@
 """What holds for every declared check: right forms pass, each mistake has its own name, cases tell all apart."""
 
+import functools
 import inspect
 import re
 from collections.abc import Callable
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor
 
 from pgtheory.checking import Mistake, mistakes
-from pgtheory.checking.calling import roles_of
+from pgtheory.checking.calling import Inputs, roles_of
 from pgtheory.checking.catalogue import CHECKS, DECLARED
-from pgtheory.checking.judge import Case, Check, same
+from pgtheory.checking.judge import Case, Check
+from pgtheory.checking.space import Space
+from pgtheory.checking.verdicts import quietly, same
 
 VARIANTS = [
     pytest.param(check, mistake, i, id=f"{mistake.key}-{i}")
@@ -23,6 +26,11 @@ VARIANTS = [
 ]
 RIGHT = [pytest.param(c, f, id=f"{c.name}-{name or 'right'}") for c in DECLARED.values() for name, f in c.right.items()]
 EACH = pytest.mark.parametrize("check", DECLARED.values(), ids=DECLARED)
+
+
+def canonical(check: Check) -> list[str]:
+    """The canonical inputs, but for what is only asked for."""
+    return [arg.name for arg in check.args if arg.of is None and not arg.asked]
 
 
 def layout_of(check: Check) -> str:
@@ -38,13 +46,14 @@ def test_each_variant_has_exactly_its_own_name(check: Check, mistake: Mistake, i
         assert [r for r in report.remarks if r.startswith(mistake.name)]
     else:
         assert report.mistakes == (mistake,), report
+        assert report.counterexample is not None
         assert report.verdict == "wrong"
 
 
 @pytest.mark.parametrize(("check", "implementation"), RIGHT)
 def test_each_right_form_is_right_in_every_way_of_calling_it(check: Check, implementation: Any) -> None:
     assert CHECKS[check.name](implementation).ok
-    names = [arg.name for arg in check.args if arg.of is None]
+    names = canonical(check)
     accepted = inspect.signature(implementation).parameters
     chosen = [name for name in names if name in accepted]
     report = CHECKS[check.name](call=lambda x: implementation(**{name: getattr(x, name) for name in chosen}))
@@ -109,7 +118,9 @@ def mutants(check: Check) -> dict[str, Change]:
     return found
 
 
-MUTANTS = [pytest.param(c, name, m, id=f"{c.name}-{name}") for c in DECLARED.values() for name, m in mutants(c).items()]
+# A loss is judged by its slopes, and an estimate by its expectation: many values are right.
+OF_VALUES = [c for c in DECLARED.values() if c.space is None and c.close is Check.close and "kl" not in c.name]
+MUTANTS = [pytest.param(c, name, m, id=f"{c.name}-{name}") for c in OF_VALUES for name, m in mutants(c).items()]
 
 
 def on_random_numbers(check: Check, case: Case) -> dict[str, Any]:
@@ -133,7 +144,7 @@ def differs(check: Check, mutant: Change, arguments: list[str]) -> bool:
 
 @pytest.mark.parametrize(("check", "name", "mutant"), MUTANTS)
 def test_what_differs_from_every_right_form_is_called_wrong(check: Check, name: str, mutant: Change) -> None:
-    arguments = [arg.name for arg in check.args if arg.of is None]
+    arguments = canonical(check)
 
     def implementation(x: Any) -> Tensor:
         return mutant({name: getattr(x, name) for name in arguments}, next(iter(check.right.values())))
@@ -142,11 +153,57 @@ def test_what_differs_from_every_right_form_is_called_wrong(check: Check, name: 
     assert report.verdict == ("wrong" if differs(check, mutant, arguments) else "right"), report
 
 
+LOSSES = [check for check in DECLARED.values() if check.space]
+
+
+def of_inputs(check: Check) -> dict[str, Change]:
+    """The mutants that change the size or the sign of a loss, or an input that its right form takes."""
+    taken = inspect.signature(next(iter(check.right.values()))).parameters
+    wanted = ("the answer doubled", "the answer negated", *(f"{name} " for name in taken if "log_probs" not in name))
+    return {name: mutant for name, mutant in mutants(check).items() if name.startswith(wanted)}
+
+
+LOSS_MUTANTS = [pytest.param(c, name, m, id=f"{c.name}-{name}") for c in LOSSES for name, m in of_inputs(c).items()]
+
+
+@functools.cache
+def randomised(name: str, facts: frozenset[str]) -> tuple[list[dict[str, Any]], Space]:
+    """The cases of a check with random advantages or rewards, and all hypotheses there."""
+    check = DECLARED[name]
+    generator = torch.Generator().manual_seed(1)
+    found = []
+    for x in (case.inputs for case in check.bench(facts).cases if not case.delicate):
+        fresh = {n: torch.randn(x[n].shape, generator=generator).double() for n in ("advantages", "rewards") if n in x}
+        found.append({**x, **fresh})
+    assert check.space is not None
+    return found, quietly(check.space, [Case(x) for x in found], facts)
+
+
+@pytest.mark.parametrize(("check", "name", "mutant"), LOSS_MUTANTS)
+def test_a_changed_loss_that_is_called_right_is_right_on_random_rewards_too(
+    check: Check, name: str, mutant: Change
+) -> None:
+    right = next(iter(check.right.values()))
+    arguments = [name for name in canonical(check) if name in inspect.signature(right).parameters]
+
+    def implementation(x: Any) -> Tensor:
+        return mutant({name: getattr(x, name) for name in arguments}, right)
+
+    if not CHECKS[check.name](call=implementation).ok:
+        return
+    cases, space = randomised(check.name, frozenset(arguments))
+    assert check.observe is not None
+    answers = [check.observe(implementation, check.canonical, Inputs(x, {}), check.sizes(x))[""] for x in cases]
+    found = space.explained(answers)
+    assert found is not None
+    assert found.mistakes == ()
+
+
 @EACH
 def test_any_two_mistakes_differ_in_some_case(check: Check) -> None:
     """Pairwise, without the search for a form: by the answers in the cases of a function that is told everything."""
-    canonical = frozenset(arg.name for arg in check.args if arg.of is None)
-    bench = check.bench(canonical | check.readings(canonical)[0].facts)
+    facts = frozenset(canonical(check))
+    bench = check.bench(facts | check.readings(facts)[0].facts)
     pairs = [(m.key, f) for m in check.mistakes for f in m.implementations]
     table = {(key, f): [bench.answer(f, i) for i in range(len(bench.cases))] for key, f in pairs}
     for n, one in enumerate(pairs):
@@ -163,7 +220,7 @@ def test_the_verdict_is_the_same_every_time(check: Check) -> None:
 
 def test_kinds_import_nothing_private_from_each_other() -> None:
     folder = Path(__file__).parents[2] / "pgtheory" / "checking"
-    for path in [*folder.glob("kinds/*.py"), *(folder / f"{n}.py" for n in ("judge", "calling", "space", "episodes"))]:
+    for path in [*folder.glob("kinds/*.py"), *folder.glob("*.py")]:
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"from pgtheory\.checking\S* import .*\b_\w+", text), path.name
         assert len(text.splitlines()) <= 700, path.name

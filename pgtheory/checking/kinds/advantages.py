@@ -15,10 +15,11 @@ from pgtheory.checking.episodes import (
     MASKS,
     settle,
 )
-from pgtheory.checking.judge import Case, Check, same
+from pgtheory.checking.judge import Case, Check
 from pgtheory.checking.kinds.advantages_mistakes import MISTAKES
 from pgtheory.checking.report import Report
 from pgtheory.checking.td_errors import generalized
+from pgtheory.checking.verdicts import same
 
 
 def check_advantages(

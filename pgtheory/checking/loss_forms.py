@@ -1,6 +1,5 @@
 """How people's policy-gradient losses are called: roles, layouts, containers, and the slopes of what they return."""
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -9,48 +8,44 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from pgtheory.checking._enumeration import HORIZON, N_ACTIONS, SIZES, Enumeration, enumeration
-from pgtheory.checking._forms import Binding, Misfit, Role, bind, in_one_line, normalised
+from pgtheory.checking.calling import Arg, Binding, Call, Inputs, Misfit, bind, in_one_line
+from pgtheory.checking.enumeration import HORIZON, N_ACTIONS, SIZES, Enumeration, enumeration
+from pgtheory.checking.verdicts import quietly
 
 _F64 = torch.float64
 
-_LOG_PROBS = Role(
-    "log_probs",
-    "log_prob logprobs logprob logps logp logpi log_pi log_pis logpis lps lp logpa logpas log_likelihoods "
-    "log_likelihood saved_log_probs saved_logprobs action_log_probs log_action_probs new_log_probs policy_log_probs "
-    "current_log_probs selected_log_probs logprobs_list curr_log_probs log_probabilities",
-    required=True,
-)
-_REWARDS = Role("rewards", "reward rews rew rs r saved_rewards rewards_buffer", required=True)
-_GAMMA = Role("gamma", "discount gam disc discount_factor discount_rate df gammas y", required=True)
-_MASK = Role(
-    "mask", "masks m valid valids valid_mask loss_mask response_mask action_mask step_mask alive active taken is_valid"
-)
-_OTHERS = (
-    _MASK,
-    Role("padding", "padding_mask pad_mask is_pad is_padding paddings key_padding_mask"),
-    Role("lengths", "length lens len seq_lens seq_lengths episode_lengths ep_lens n_steps num_steps"),
-    Role("dones", "done d terminated terminal terminals terminations is_done done_flags"),
-    Role("values", "value baseline baselines vals val state_values vs critic_values value_preds values_pred vf"),
-    Role(
-        "old_log_probs", "log_probs_old old_logprobs old_logps old_logp behavior_log_probs behaviour_log_probs logp_old"
-    ),
-    Role("neg_log_probs", "neglogp neg_logp neglogprobs nll nlls neg_log_prob neglogpac"),
-    Role("probs", "prob probabilities action_probs pi pis pi_a policy_probs"),
-    Role("ratio", "ratios importance_ratio importance_weights"),
-    Role("actions", "action acts act actions_taken taken_actions"),
-    Role("logits", "logit policy_logits action_logits preferences h action_scores"),
-    Role("dist", "dists distribution distributions policy_dist action_dist"),
-    Role(
+# What is asked changes what is estimated: it is only given where there is no default.
+ARGS = (
+    Arg("log_probs", also="lps"),
+    Arg("rewards"),
+    Arg("gamma"),
+    Arg("mask", also="active"),
+    Arg("padding"),
+    Arg("lengths", also="n_steps num_steps"),
+    Arg("dones", also="terminated terminations"),
+    Arg("actions"),
+    Arg("logits", also="preferences h action_scores"),
+    Arg("values", asked=True),
+    Arg("old_log_probs", asked=True),
+    Arg("neg_log_probs", asked=True),
+    Arg("probs", also="policy_probs", asked=True),
+    Arg("ratio", asked=True),
+    Arg("dist", also="dists distributions policy_dist action_dist", asked=True),
+    Arg(
         "returns",
-        "return ret rets rtg rtgs rewards_to_go reward_to_go returns_to_go discounted_returns discounted_rewards gt "
-        "advantages advantage adv advs weights weight targets target q_values qs q td_targets delta deltas psi",
+        also="g gs a advantages advantage adv advs weights weight q_values qs q delta deltas psi td_targets",
+        asked=True,
     ),
 )
-_G_IS_GAMMA, _G_IS_RETURN = Role("gamma", _GAMMA.synonyms + " g"), Role("returns", "g gs a")
-# Optional arguments that change what is estimated: only given where they have no default.
-_WITHOUT_DEFAULT = ("values", "old_log_probs", "returns", "ratio", "dist", "neg_log_probs", "probs")
-ROLES = (_LOG_PROBS, _REWARDS, _GAMMA, *_OTHERS)
+_IN_PLACE_OF = ("actions", "logits", "dist", "neg_log_probs", "probs", "ratio", "returns")
+EXAMPLE = "call=lambda x: f(x.log_probs, x.rewards, x.gamma, mask=x.mask)  # [N, T]"
+
+
+def _settle(name: str, roles: tuple[str, ...], others: frozenset[str]) -> str | None:
+    """A letter g is γ beside rewards, and else a return."""
+    if {"gamma", "returns"} <= set(roles):
+        return "gamma" if "rewards" in others else "returns"
+    return None
 
 
 class Variant(NamedTuple):
@@ -401,17 +396,21 @@ def _some_batches(known: Enumeration, which: Tensor) -> Sequence[int]:
     return found
 
 
-def forms(function: Callable[..., Any], only: str | None) -> Iterator[tuple[int, LossForm]]:
-    """The forms in which a loss may be called, the most usual first, and their tiers: 1 is for where none of 0 fits.
+def forms(
+    function: Callable[..., Any] | None, call: Call | None, only: str | None, names: Mapping[str, str] | None
+) -> Iterator[tuple[str, int, LossForm]]:
+    """The forms in which a loss may be called, the most usual first, with what its names mean, and their tiers.
+
+    A form of tier 1 is for where none of tier 0 fits.
 
     Raises:
         Misfit: an argument is none that is known.
     """
-    binding = bind_loss(function)
-    for tier, keys in enumerate(_layouts_for(binding.roles)):
-        for layout in (_LAYOUTS[key] for key in keys):
-            if only is None or only in layout.name:
-                yield tier, LossForm(function, binding, layout)
+    for function_, binding in _bindings(function, call, names):
+        for tier, keys in enumerate(_layouts_for(binding.roles)):
+            for layout in (_LAYOUTS[key] for key in keys):
+                if only is None or only in layout.name:
+                    yield binding.meaning, tier, LossForm(function_, binding, layout)
 
 
 def _layouts_for(roles: frozenset[str]) -> tuple[tuple[str, ...], ...]:
@@ -423,41 +422,38 @@ def _layouts_for(roles: frozenset[str]) -> tuple[tuple[str, ...], ...]:
     return (("[T]", "numbers", "ones", "[1, T]", "rows", "equal", "equal, time first"),)
 
 
-def bind_loss(function: Callable[..., Any]) -> Binding:
-    """The roles of a loss's arguments.
+def _bindings(
+    function: Callable[..., Any] | None, call: Call | None, names: Mapping[str, str] | None
+) -> list[tuple[Callable[..., Any], Binding]]:
+    """How arguments are given: one way, or one for each meaning of a name."""
+    if call is not None:
+        return [(lambda **given: call(Inputs(given, {})), _of_call(call))]
+    if not callable(function):
+        raise TypeError(f"check_policy_gradient takes a callable, or call=lambda x: ..., not {type(function).__name__}")
+    signature = ("log_probs", "rewards", "gamma", "mask")
+    found = bind(function, ARGS, (), signature, names, _settle)
+    if any(shown.startswith("*") for shown in found[0].shown):
+        return [(function, Binding(signature[:3], {"mask": "mask"}, found[0].shown))]
+    for binding in found:
+        if not binding.roles & {"log_probs", "logits", "dist", "neg_log_probs", "probs", "ratio"}:
+            raise Misfit("it has no argument 'log_probs', nor 'logits' with 'actions'")
+        if not binding.roles & {"rewards", "returns"}:
+            raise Misfit("it has no argument 'rewards', nor 'returns'")
+    return [(function, binding) for binding in found]
 
-    Raises:
-        Misfit: an argument is none that is known.
-    """
+
+def _of_call(call: Call) -> Binding:
+    """What `call=` reads of the inputs."""
+    known = enumeration()
+    batch = _batch(known, _some_batches(known, known.setting >= 0)[0], False, 0, 0.0)
+    scalars = {"gamma": batch.gamma}
+    inputs = Inputs({**scalars, **{a.name: _value(a.name, batch, False) for a in ARGS if a.name not in _SPECIAL}}, {})
     try:
-        target = function.forward if isinstance(function, torch.nn.Module) else function
-        parameters = list(inspect.signature(target).parameters.values())
-    except (TypeError, ValueError):
-        parameters = []
-    if parameters and all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
-        return Binding(("log_probs", "rewards", "gamma"), {"mask": "mask"})
-    if len(parameters) > 2 and all(len(p.name) == 1 and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters):
-        return Binding(("log_probs", "rewards", "gamma", "mask")[: len(parameters)], {})
-    roles = _roles_for(parameters)
-    try:
-        return bind(function, roles)
-    except Misfit:
-        if not any(role.required for role in roles):
-            raise
-        return bind(function, [role._replace(required=role.required or role.name == "mask") for role in roles])
+        quietly(call, inputs)
+    except Exception as error:
+        if "the check has no input" in str(error):
+            raise Misfit(str(error)) from None
+    return Binding((), {role: role for role in sorted(inputs.used)}, {})
 
 
-def _roles_for(parameters: Sequence[inspect.Parameter]) -> list[Role]:
-    """The roles, without those that stay as they are by default; a letter with two meanings has the fitting one."""
-    names = {normalised(p.name) for p in parameters}
-    defaults = {normalised(p.name) for p in parameters if p.default is not p.empty}
-    letters = _G_IS_GAMMA if names & _spellings(_REWARDS) else _G_IS_RETURN
-    roles = [r for r in (*ROLES, letters) if not (r.name in _WITHOUT_DEFAULT and _spellings(r) & defaults)]
-    by_name = {role.name for role in roles if _spellings(role) & names}
-    if by_name & {"actions", "logits", "dist", "neg_log_probs", "probs", "ratio", "returns"}:
-        return [role._replace(required=False) for role in roles]
-    return roles
-
-
-def _spellings(role: Role) -> set[str]:
-    return {normalised(name) for name in [role.name, *role.synonyms.split()]}
+_SPECIAL = frozenset(["gamma", "logits", "dist"])

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pgtheory.checking._recipes import Batches
+from pgtheory.checking.recipes import Batches
 from pgtheory.mdp import FiniteMDP
 from pgtheory.policy_gradient import exact_policy_gradient
 from pgtheory.softmax_policy import log_softmax_policy
