@@ -91,6 +91,30 @@ def test_first_and_second_derivatives_agree_with_differences() -> None:
         assert torch.autograd.gradgradcheck(function, (leaf,))
 
 
+def test_derivatives_of_every_order_and_under_every_transform_are_those_of_log_softmax() -> None:
+    """Differences cannot tell: a wrong first derivative that has its own derivative right agrees with itself."""
+    logits, tokens, slope = randn(2, 3, 5), torch.randint(5, (2, 3), generator=seeded()), randn(2, 3, seed=1)
+    hidden, weight = randn(2, 3, 4, seed=2), randn(5, 4, seed=3)
+
+    def plain(z: Tensor) -> Tensor:
+        return torch.log_softmax(z, -1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+    pairs: list[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Tensor]] = [
+        (lambda z: token_log_probs(z, tokens), plain, logits),
+        (lambda x: projected_token_log_probs(x, weight, tokens), lambda x: plain(x @ weight.T), hidden),
+        (lambda w: projected_token_log_probs(hidden, w, tokens), lambda w: plain(hidden @ w.T), weight),
+    ]
+    for found, expected, point in pairs:
+        for function in (lambda f, x: (slope * f(x)).sum(), lambda f, x: (slope * f(x).square()).sum()):
+            leaf, moved = point.clone().requires_grad_(), torch.cos(point)
+            firsts = [torch.autograd.grad(function(f, leaf), leaf, create_graph=True)[0] for f in (found, expected)]
+            torch.testing.assert_close(*firsts, atol=1e-13, rtol=1e-12)
+            seconds = [torch.autograd.grad((x * moved).sum(), leaf)[0] for x in firsts]
+            torch.testing.assert_close(*seconds, atol=1e-13, rtol=1e-12)
+            by_transform = torch.func.grad(lambda x, g=function, f=found: g(f, x))(point)
+            torch.testing.assert_close(by_transform, firsts[1].detach(), atol=1e-13, rtol=1e-12)
+
+
 def test_they_run_under_vmap() -> None:
     logits, tokens = randn(5, 2, 3), torch.zeros(5, 2, dtype=torch.long)
     torch.testing.assert_close(torch.func.vmap(token_log_probs)(logits, tokens), token_log_probs(logits, tokens))
