@@ -9,7 +9,6 @@ import importlib.abc
 import importlib.machinery
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -20,7 +19,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = "torch", "torch.func", "numpy", "scipy.stats", "scipy.optimize", "gymnasium", "hypothesis", "jaxtyping", "pytest"
+HEAVY = (
+    "torch",
+    "torch.func",
+    "numpy",
+    "scipy.stats",
+    "scipy.optimize",
+    "gymnasium",
+    "hypothesis",
+    "jaxtyping",
+    "pytest",
+)
 # Plugins that are loaded whether they are needed or not take longer than the tests.
 OPTIONS = "-x", "-q", "--no-header", "--tb=line", "-p", "no:cacheprovider", "-p", "pytest_timeout"
 
@@ -41,29 +50,38 @@ class Server:
     """A process that has imported everything but the package."""
 
     def __init__(self) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-        environment = {k: v for k, v in environment.items() if not k.startswith(("PYTEST_XDIST", "PYTEST_CURRENT"))}
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
+        environment |= {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
         command = [sys.executable, __file__]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env=environment, text=True
         )
 
-    def run(self, tests: Sequence[str], module: str = "", source: str = "", timeout: float = 120.0) -> Verdict:
-        """Run `tests`, with `source` in place of `module` unless that is empty."""
+    def run(self, tests: Sequence[str], module: str = "", source: str = "", timeout: float = 500.0) -> Verdict:
+        """Run `tests`, with `source` in place of `module` unless that is empty.
+
+        Raises:
+            TimeoutError: the tests did not end in `timeout` seconds.
+            RuntimeError: they could not be run.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         request = {"tests": list(tests), "module": module, "source": source, "timeout": timeout}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline())
-        if answer["code"] not in (0, 1, "timeout"):
+        if answer["code"] == "timeout":
+            raise TimeoutError(f"{tests} did not end in {timeout} s: {answer['output']}")
+        if answer["code"] not in (0, 1):
             raise RuntimeError(f"pytest ended with {answer['code']}: {answer['output']}")
         return Verdict(answer["code"] != 0, answer["output"])
 
     def close(self) -> None:
         """End the server."""
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
+        self._process.stdout.close()
         self._process.wait()
 
 
@@ -126,14 +144,16 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
             finally:
                 sys.stdout.flush()
                 os._exit(code)
-        end, handle = time.monotonic() + request["timeout"], os.pidfd_open(child)
-        over = not select.select([handle], [], [], max(0.0, end - time.monotonic()))[0]
-        os.close(handle)
-        if over:
+        end, pid, status = time.monotonic() + request["timeout"], 0, 0
+        while pid == 0 and time.monotonic() < end:
+            pid, status = os.waitpid(child, os.WNOHANG)
+            time.sleep(0.01)
+        if pid == 0:
             os.killpg(child, signal.SIGKILL)
-        code: Any = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            os.waitpid(child, 0)
+        code = os.waitstatus_to_exitcode(status)
         log.seek(0)
-        return {"code": "timeout" if over else 1 if code < 0 else code, "output": log.read()[-2000:]}
+        return {"code": "timeout" if pid == 0 else 1 if code < 0 else code, "output": log.read()[-2000:]}
 
 
 def _serve() -> None:
