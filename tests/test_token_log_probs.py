@@ -75,6 +75,23 @@ def test_token_log_probs_keep_no_copy_of_the_logits_nor_of_a_slice_of_them() -> 
     assert [x.data_ptr() for x in large] == [whole.data_ptr()]
 
 
+@pytest.mark.parametrize("chunk", [1, 14, 20, 10_000])
+def test_no_more_than_a_chunk_of_logits_is_worked_on_at_a_time(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MODULE, "CHUNK", chunk)
+    rows, original = list[int](), MODULE._fill_log_probs
+
+    def fill(logits: Tensor, *others: Tensor) -> None:
+        rows.append(len(logits))
+        original(logits, *others)
+
+    monkeypatch.setattr(MODULE, "_fill_log_probs", fill)
+    at_most = max(1, chunk // 7)
+    token_log_probs(randn(9, 7), torch.arange(9) % 7)
+    projected_token_log_probs(randn(9, 2), randn(7, 2), torch.arange(9) % 7)
+    once = [min(at_most, 9 - i) for i in range(0, 9, at_most)]
+    assert rows == once + once
+
+
 # --- derivatives and transforms
 
 
