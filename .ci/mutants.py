@@ -36,6 +36,7 @@ from mutation import Server, path_of  # noqa: E402
 
 # Each kernel module, and the stems of the tests that are to notice: the first that does ends the run.
 TESTS: dict[str, tuple[str, ...]] = {
+    "_each_group": ("groups", "off_policy"),
     "_gradients": ("policy_gradient", "reinforce", "groups"),
     "_masks": ("reinforce", "surrogates", "returns", "properties"),
     "_precision": ("reinforce", "softmax_policy", "surrogates", "properties"),
@@ -44,6 +45,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "decoding": ("decoding", "samplers", "properties"),
     "groups": ("groups", "properties"),
     "mdp": ("mdp", "trajectories", "value_functions"),
+    "off_policy": ("off_policy",),
     "policy_gradient": ("policy_gradient", "properties"),
     "reinforce": ("reinforce", "properties"),
     "returns": ("returns", "properties"),

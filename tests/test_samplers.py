@@ -114,6 +114,12 @@ def tokens() -> Sample:
     return Sample(torch.bincount(drawn, minlength=5), p)
 
 
+def tokens_by_noise() -> Sample:
+    p = torch.tensor([0.3, 0.0, 0.05, 0.25, 0.4], dtype=F64)
+    drawn = decoding.gumbel_max(p.log().expand(MANY, 5), generator=seeded(10))
+    return Sample(torch.bincount(drawn, minlength=5), p)
+
+
 def decoded_tokens() -> Sample:
     # Squares of 4, 3, 2, 1: 16, 9, 4, 1. The three largest have 29; the first two have 25/29 of them, less than 0.9.
     logits = torch.tensor([1.0, 4.0, 2.0, 3.0], dtype=F64).log()
@@ -151,6 +157,7 @@ SAMPLERS: dict[str, tuple[Callable[[], Sample], float]] = {
     "runs of REINFORCE": (runs_of_reinforce, 0.01),
     "runs of PPO": (runs_of_ppo, 0.01),
     "tokens": (tokens, 0.01),
+    "tokens by noise": (tokens_by_noise, 0.01),
     "decoded tokens": (decoded_tokens, 0.01),
     "actions of a policy": (actions_of_a_policy, 0.01),
     "episodes of environments": (episodes_of_environments, 0.05),
