@@ -366,6 +366,19 @@ def test_the_optimal_baseline_of_two_actions_is_the_value_of_the_other_one() -> 
 
 
 @pytest.mark.equation("eq-value-loss")
+def test_the_value_loss_is_half_of_the_squared_errors_summed_over_steps() -> None:
+    rewards = torch.tensor([[1.0, 2.0, 4.0], [8.0, NAN, 2.0]], dtype=F64)
+    values = torch.tensor([[1.0, 3.0, 2.0], [8.0, NAN, 5.0]], dtype=F64, requires_grad=True)
+    loss = value_loss(values, rewards, 0.5, mask=~rewards.isnan())
+    # the returns are 3, 4, 4 and 8.5, 2: a step that was not taken takes time
+    errors = [[3.0 - 1.0, 4.0 - 3.0, 4.0 - 2.0], [8.5 - 8.0, 0.0, 2.0 - 5.0]]
+    assert loss.item() == pytest.approx(sum(e * e for row in errors for e in row) / 2 / 2, abs=1e-14)
+    loss.backward()
+    assert values.grad is not None
+    torch.testing.assert_close(values.grad, -torch.tensor(errors, dtype=F64) / 2)
+
+
+@pytest.mark.equation("eq-value-loss")
 def test_the_expected_value_loss_is_least_at_the_true_values() -> None:
     mdp, preferences, horizon = problem("quiz")
     policy = softmax_policy(preferences, available=mdp.available)
