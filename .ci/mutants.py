@@ -2,7 +2,7 @@
 
 `make mutants` runs every mutant of every module once, `MUTANTS="--sample 100 surrogates groups"` some of them. Verdicts
 are kept in _build/mutants, one file a module: a mutant that was killed is not run again while the function that it is
-in stays as it is, one that survived is while the tests change. No source is written anywhere.
+in stays as it is; one that survived is, when the tests have changed. No source is written anywhere.
 
 Mutants of signatures, annotations and docstrings, which no number depends on, are left out. Those that are the same
 function are listed with the reason in tests/equivalent.toml.
@@ -43,6 +43,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "_ratios": ("surrogates", "groups", "properties"),
     "advantages": ("advantages", "properties"),
     "decoding": ("decoding", "samplers", "properties"),
+    "gaussian_policy": ("gaussian_policy",),
     "groups": ("groups", "properties"),
     "mdp": ("mdp", "trajectories", "value_functions"),
     "off_policy": ("off_policy",),
