@@ -3,8 +3,8 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: book pdf site test test-portable test-oldest test-newest proof test-pages test-peers bench exercises lab \
-	format lock clean distclean help
+.PHONY: book pdf site test test-portable test-oldest test-newest proof test-pages test-peers bench mutants exercises \
+	lab format lock clean distclean help
 
 first_python = $(shell for p in $(1); do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -13,8 +13,9 @@ BIN := .venv/bin
 PEERS := .venv-peers/bin
 CHAPTERS := $(wildcard book/*.ipynb)
 PYTEST := -m pytest --numprocesses auto --maxprocesses 8
-# Everything but `checking`, whose catalogue takes most of the time and calculates the least, and the book's extensions.
-CORE := --ignore=tests/checking --ignore=tests/test_checking.py --ignore=pgtheory/checking \
+# Everything but `checking`, whose catalogue takes most of the time and calculates the least, what judges the tests, and
+# the book's extensions.
+CORE := --ignore=tests/checking --ignore=tests/test_checking.py --ignore=pgtheory/checking --ignore=tests/test_mutants.py \
 	--ignore=tests/test_equations.py --ignore=tests/test_elsewhere.py
 
 # One thread in each process: the processes share the cores, and threads that spin while they wait would stall them.
@@ -77,6 +78,9 @@ test-peers: .venv-peers/installed ## Comparisons with other libraries, installed
 bench: .venv-peers/installed ## Speed against other libraries, with the floors that are promised
 	env -u OMP_NUM_THREADS $(PEERS)/python -m benchmarks --strict
 
+mutants: .venv/mutants-installed ## Change the kernels in one place at a time, and report what no test notices (hours)
+	$(BIN)/python .ci/mutants.py $(MUTANTS)
+
 exercises: .venv/installed ## Write a notebook of exercises with blanks for each chapter, for teaching
 	@$(BIN)/python .ci/exercises.py
 
@@ -90,7 +94,7 @@ format: .venv/installed ## Format the code and the cells, mend what ruff can men
 lock: ## Write constraints.txt anew, from the newest versions that fit together
 	@$(require_python)
 	rm -rf _build/lock && $(PYTHON) -m venv _build/lock
-	_build/lock/bin/pip install --quiet ".[bench,book,dev,lab,pages,peers,test]"
+	_build/lock/bin/pip install --quiet ".[bench,book,dev,lab,mutants,pages,peers,test]"
 	_build/lock/bin/python .ci/lock.py > _build/constraints.txt
 	mv _build/constraints.txt constraints.txt && rm -rf _build/lock
 
@@ -110,6 +114,9 @@ help: ## List the targets
 
 .venv/lab-installed: .venv/installed
 	@$(call install,.venv,lab)
+
+.venv/mutants-installed: .venv/installed
+	@$(call install,.venv,mutants)
 
 .venv/pages-installed: .venv/installed
 	@$(call install,.venv,pages)

@@ -6,7 +6,9 @@ from importlib import metadata
 # The parts of PyTorch's CUDA builds, which torch pins itself; and this package.
 LEFT_OUT = re.compile(r"nvidia|cuda|triton|pgtheory$|pip$")
 
-HEADER = "# Every version that the Makefile installs: book, tests, peers, benchmarks, lab. `make lock` writes it."
+HEADER = (
+    "# Every version that the Makefile installs: book, tests, peers, benchmarks, lab, mutants. `make lock` writes it."
+)
 
 if __name__ == "__main__":
     versions = {re.sub(r"[-_.]+", "-", d.name).lower(): d.version.partition("+")[0] for d in metadata.distributions()}

@@ -30,13 +30,15 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def short_mdp() -> FiniteMDP:
-    """Three states, random outcomes, over after at most three steps."""
+    """Three states, random outcomes, over after at most three steps; one of three actions is missing in one state."""
     outcomes = []
     rng = seeded(5)
-    for s, a in itertools.product(range(3), range(2)):
+    for s, a in itertools.product(range(3), range(3)):
+        if (s, a) == (1, 1):
+            continue
         p = float(torch.rand((), generator=rng, dtype=F64))
         outcomes += [(s, a, 3, 1.0 + s - a, p), (s, a, min(s + 1, 3), -1.0 + 2 * a, 1 - p)]
-    return FiniteMDP.from_outcomes(outcomes, n_states=4, n_actions=2, initial=[0.7, 0.3, 0.0, 0.0], terminal=[3])
+    return FiniteMDP.from_outcomes(outcomes, n_states=4, n_actions=3, initial=[0.7, 0.3, 0.0, 0.0], terminal=[3])
 
 
 def gae_by_definition(
@@ -126,15 +128,15 @@ def test_nothing_crosses_the_end_of_an_episode() -> None:
 @pytest.mark.parametrize("right_values", [True, False])
 def test_moments_of_generalized_advantages_are_those_of_all_trajectories(lam: float, right_values: bool) -> None:
     mdp, gamma = short_mdp(), 0.9
-    policy = softmax_policy(randn(4, 2), available=mdp.available)
+    policy = softmax_policy(randn(4, 3), available=mdp.available)
     values = state_values(mdp, policy, gamma) if right_values else randn(4, seed=9)
     mean, variance = generalized_advantage_moments(mdp, policy, values, gamma, lam)
     safe = torch.where(mdp.terminal, 0.0, values)
-    for s, a in itertools.product(range(3), range(2)):
+    for s, a in mdp.available.nonzero().tolist():
         start = torch.zeros(4, dtype=F64).index_fill(0, torch.tensor(s), 1.0)
         model = FiniteMDP(**{**{f: getattr(mdp, f) for f in mdp.__dataclass_fields__}, "initial": start})
         first = torch.stack([policy] * 3)
-        first[0, s] = torch.eye(2, dtype=F64)[a]
+        first[0, s] = torch.eye(3, dtype=F64)[a]
         paths, p = enumerate_trajectories(model, first, horizon=3)
         found = [
             gae_by_definition(r, safe[x[:-1]], safe[x[1:]], gamma, lam, mdp.terminal[x[1:]], [False] * 3, m)[0]
@@ -144,16 +146,18 @@ def test_moments_of_generalized_advantages_are_those_of_all_trajectories(lam: fl
         average = p @ sampled
         assert float(mean[s, a]) == pytest.approx(float(average), abs=1e-12)
         assert float(variance[s, a]) == pytest.approx(float(p @ (sampled - average).square()), abs=1e-12)
+    assert not mean[~mdp.available].any()
+    assert not variance[~mdp.available].any()
 
 
 def test_with_the_true_values_every_lambda_is_unbiased_and_with_lambda_one_any_values_are() -> None:
     mdp, gamma = short_mdp(), 0.9
-    policy = softmax_policy(randn(4, 2), available=mdp.available)
+    policy = softmax_policy(randn(4, 3), available=mdp.available)
     truth, values, wrong = exact_advantages(mdp, policy, gamma), state_values(mdp, policy, gamma), randn(4, seed=9)
     for lam in (0.0, 0.5, 1.0):
         torch.testing.assert_close(generalized_advantage_moments(mdp, policy, values, gamma, lam).mean, truth)
     mean = generalized_advantage_moments(mdp, policy, wrong, gamma, 1.0).mean
-    shift = torch.where(mdp.terminal, 0.0, values - wrong)[:, None]
+    shift = torch.where(mdp.available, (values - wrong)[:, None], 0.0)
     torch.testing.assert_close(mean, truth + shift)
     biased = generalized_advantage_moments(mdp, policy, wrong, gamma, 0.0).mean
     assert not torch.allclose(

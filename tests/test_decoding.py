@@ -536,12 +536,14 @@ def test_top_k_and_top_p_do_not_commute() -> None:
     logits = row([0.4, 0.3, 0.2, 0.1]).log()
     assert kept(top_p(top_k(logits, 2), 0.5)) == [0]  # renormalised to 4/7
     assert kept(top_k(top_p(logits, 0.5), 2)) == [0, 1]
+    assert kept(decoding_logits(logits, top_k=2, top_p=0.5)) == [0]
 
 
 def test_top_p_and_min_p_do_not_commute() -> None:
     logits = row([0.5, 0.2, 0.2, 0.1]).log()
     assert kept(min_p(top_p(logits, 0.75), 0.4)) == [0, 1, 2]
     assert kept(top_p(min_p(logits, 0.4), 0.75)) == [0, 1]  # renormalised, 7/9 of the mass are enough
+    assert kept(decoding_logits(logits, top_p=0.75, min_p=0.4)) == [0, 1, 2]
 
 
 def test_temperature_and_top_k_commute() -> None:

@@ -76,6 +76,14 @@ def test_a_group_of_equal_rewards_gives_exactly_zero(scale: Any, baseline: Any, 
     assert slope.isfinite().all()
 
 
+def test_a_group_of_equal_rewards_makes_no_nan_even_inside_the_backward_pass() -> None:
+    rewards = torch.ones(2, 3, dtype=F64, requires_grad=True)
+    with pytest.warns(UserWarning, match="Anomaly Detection"), torch.autograd.detect_anomaly():
+        group_advantages(rewards).sum().backward()
+    assert rewards.grad is not None
+    assert not rewards.grad.any()
+
+
 def test_a_group_of_one_teaches_nothing() -> None:
     assert group_advantages(torch.tensor([[3.0]])).tolist() == [[0.0]]
 
@@ -259,6 +267,13 @@ def test_difficulty_weight_is_the_ratio_of_expected_and_exact_gradient(size: int
         assert weight == pytest.approx(ratio, rel=1e-9)
         if scale == "none":
             assert weight == pytest.approx(1.0 if baseline == "leave_one_out" else (size - 1) / size)
+
+
+def test_of_two_responses_the_weight_is_one_over_the_root_of_two_or_one_with_the_deviation_of_the_population() -> None:
+    # Only mixed pairs count, 2p(1 − p) of them, with advantages ±1/√2 or ±1: ½ (1/p + 1/(1 − p)) of that is the weight.
+    p = torch.tensor([0.1, 0.5, 0.8], dtype=F64)
+    torch.testing.assert_close(difficulty_weight(p, 2, ddof=0, eps=0.0), torch.ones(3, dtype=F64))
+    torch.testing.assert_close(difficulty_weight(p, 2, ddof=1, eps=0.0), torch.full((3,), 0.5**0.5, dtype=F64))
 
 
 def test_the_std_makes_hard_and_easy_prompts_count_more_than_medium_ones() -> None:

@@ -353,6 +353,8 @@ def test_no_constant_has_a_smaller_variance_than_the_optimal_one(rows: list[tupl
     best = float(optimal_baseline(h, q))
     assert variance(best) <= variance(b) + 1e-9
     assert variance(best) <= variance(float(policy @ q)) + 1e-9
+    # A parabola is as high on either side of its lowest point, which is exact where a comparison with b is not.
+    assert variance(best + 1) == pytest.approx(variance(best - 1), rel=1e-9, abs=1e-9)
 
 
 def test_the_optimal_baseline_of_two_actions_is_the_value_of_the_other_one() -> None:
@@ -361,6 +363,19 @@ def test_the_optimal_baseline_of_two_actions_is_the_value_of_the_other_one() -> 
     assert float(optimal_baseline(h, q)) == pytest.approx(0.1 * 3.0 + 0.9 * -1.0, abs=1e-12)
     certain = torch.tensor([0.0, -torch.inf], dtype=F64)
     assert float(optimal_baseline(certain, q)) == 3.0
+
+
+@pytest.mark.equation("eq-value-loss")
+def test_the_value_loss_is_half_of_the_squared_errors_summed_over_steps() -> None:
+    rewards = torch.tensor([[1.0, 2.0, 4.0], [8.0, NAN, 2.0]], dtype=F64)
+    values = torch.tensor([[1.0, 3.0, 2.0], [8.0, NAN, 5.0]], dtype=F64, requires_grad=True)
+    loss = value_loss(values, rewards, 0.5, mask=~rewards.isnan())
+    # the returns are 3, 4, 4 and 8.5, 2: a step that was not taken takes time
+    errors = [[3.0 - 1.0, 4.0 - 3.0, 4.0 - 2.0], [8.5 - 8.0, 0.0, 2.0 - 5.0]]
+    assert loss.item() == pytest.approx(sum(e * e for row in errors for e in row) / 2 / 2, abs=1e-14)
+    loss.backward()
+    assert values.grad is not None
+    torch.testing.assert_close(values.grad, -torch.tensor(errors, dtype=F64) / 2)
 
 
 @pytest.mark.equation("eq-value-loss")
@@ -391,6 +406,24 @@ def entropy_regularised(mdp: FiniteMDP, preferences: Tensor, gamma: float, beta:
         loss = reinforce_loss(log_probs, earned, gamma) - beta * entropy_bonus(entropies, gamma)
         total -= probability * torch.autograd.grad(loss, leaf)[0]
     return total
+
+
+@pytest.mark.equation("eq-entropy-bonus")
+@pytest.mark.parametrize("discount_states", [True, False])
+def test_the_entropy_bonus_is_its_formula_written_out(discount_states: bool) -> None:
+    entropies = torch.tensor([[0.5, 0.25, 0.75], [0.125, NAN, 1.0]], dtype=F64)
+    rate = 0.5 if discount_states else 1.0
+    expected = (0.5 + rate * 0.25 + rate**2 * 0.75 + 0.125 + rate**2 * 1.0) / 2
+    found = entropy_bonus(entropies, 0.5, mask=~entropies.isnan(), discount_states=discount_states)
+    assert found.item() == pytest.approx(expected, abs=1e-15)
+
+
+@pytest.mark.equation("eq-bootstrap")
+def test_the_value_of_the_last_state_is_added_where_an_episode_was_cut_off_and_nowhere_else() -> None:
+    rewards = torch.tensor([[1.0, 2.0, 4.0], [1.0, NAN, 4.0], [1.0, 2.0, NAN]], dtype=F64)
+    truncated, final = torch.tensor([True, False, True]), torch.tensor([8.0, 32.0, 16.0], dtype=F64)
+    found = bootstrapped_rewards(rewards, final, 0.5, mask=~rewards.isnan(), truncated=truncated)
+    assert found.tolist() == [[1.0, 2.0, 4.0 + 4.0], [1.0, 0.0, 4.0], [1.0, 2.0 + 8.0, 0.0]]
 
 
 @pytest.mark.equation("eq-entropy-bonus")

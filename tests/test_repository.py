@@ -190,7 +190,7 @@ def test_our_warnings_fail_a_test_and_those_of_other_packages_do_not(tmp_path: P
 
 def test_each_package_that_a_user_installs_has_a_floor() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    developers = {"book", "chapters", "test", "peers", "bench", "lab", "pages", "dev"}
+    developers = {"book", "chapters", "test", "peers", "bench", "lab", "mutants", "pages", "dev"}
     extras = [needs for extra, needs in project["optional-dependencies"].items() if extra not in developers]
     assert all(">=" in need for need in [*project["dependencies"], *itertools.chain(*extras)])
 

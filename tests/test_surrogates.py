@@ -407,6 +407,7 @@ BAD: list[tuple[str, Callable[[], object], type[Exception], str]] = [
         "there is no episode",
     ),
     ("ratios-level", lambda: importance_ratios(X, X, level="token"), ValueError, "level is 'token'"),  # type: ignore[arg-type]
+    ("ratios-early", lambda: importance_ratios(X, X, level="episode"), ValueError, "level is 'episode'"),  # type: ignore[arg-type]
     ("off-policy-rewards", lambda: off_policy_loss(X, X, X[0], 1.0), ValueError, "rewards has shape"),
     ("off-policy-gamma", lambda: off_policy_loss(X, X, X, 2.0), ValueError, "gamma must be in"),
     ("off-policy-none", lambda: off_policy_loss(X[:0], X[:0], X[:0], 1.0), ValueError, "there is no episode"),

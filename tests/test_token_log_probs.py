@@ -75,6 +75,23 @@ def test_token_log_probs_keep_no_copy_of_the_logits_nor_of_a_slice_of_them() -> 
     assert [x.data_ptr() for x in large] == [whole.data_ptr()]
 
 
+@pytest.mark.parametrize("chunk", [1, 14, 20, 10_000])
+def test_no_more_than_a_chunk_of_logits_is_worked_on_at_a_time(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MODULE, "CHUNK", chunk)
+    rows, original = list[int](), MODULE._fill_log_probs
+
+    def fill(logits: Tensor, *others: Tensor) -> None:
+        rows.append(len(logits))
+        original(logits, *others)
+
+    monkeypatch.setattr(MODULE, "_fill_log_probs", fill)
+    at_most = max(1, chunk // 7)
+    token_log_probs(randn(9, 7), torch.arange(9) % 7)
+    projected_token_log_probs(randn(9, 2), randn(7, 2), torch.arange(9) % 7)
+    once = [min(at_most, 9 - i) for i in range(0, 9, at_most)]
+    assert rows == once + once
+
+
 # --- derivatives and transforms
 
 
@@ -89,6 +106,30 @@ def test_first_and_second_derivatives_agree_with_differences() -> None:
     for function in functions:
         assert torch.autograd.gradcheck(function, (leaf,))
         assert torch.autograd.gradgradcheck(function, (leaf,))
+
+
+def test_derivatives_of_every_order_and_under_every_transform_are_those_of_log_softmax() -> None:
+    """Differences cannot tell: a wrong first derivative that has its own derivative right agrees with itself."""
+    logits, tokens, slope = randn(2, 3, 5), torch.randint(5, (2, 3), generator=seeded()), randn(2, 3, seed=1)
+    hidden, weight = randn(2, 3, 4, seed=2), randn(5, 4, seed=3)
+
+    def plain(z: Tensor) -> Tensor:
+        return torch.log_softmax(z, -1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+    pairs: list[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Tensor]] = [
+        (lambda z: token_log_probs(z, tokens), plain, logits),
+        (lambda x: projected_token_log_probs(x, weight, tokens), lambda x: plain(x @ weight.T), hidden),
+        (lambda w: projected_token_log_probs(hidden, w, tokens), lambda w: plain(hidden @ w.T), weight),
+    ]
+    for found, expected, point in pairs:
+        for function in (lambda f, x: (slope * f(x)).sum(), lambda f, x: (slope * f(x).square()).sum()):
+            leaf, moved = point.clone().requires_grad_(), torch.cos(point)
+            firsts = [torch.autograd.grad(function(f, leaf), leaf, create_graph=True)[0] for f in (found, expected)]
+            torch.testing.assert_close(*firsts, atol=1e-13, rtol=1e-12)
+            seconds = [torch.autograd.grad((x * moved).sum(), leaf)[0] for x in firsts]
+            torch.testing.assert_close(*seconds, atol=1e-13, rtol=1e-12)
+            by_transform = torch.func.grad(lambda x, g=function, f=found: g(f, x))(point)
+            torch.testing.assert_close(by_transform, firsts[1].detach(), atol=1e-13, rtol=1e-12)
 
 
 def test_they_run_under_vmap() -> None:

@@ -340,6 +340,15 @@ class TestEnumeration:
         tables[:, 2, 0] = 1.0  # the terminal row
         assert performance(tables) == pytest.approx(best, abs=1e-12)
 
+    def test_the_optimal_action_of_a_finite_horizon_is_that_of_its_own_time(self) -> None:
+        # At s=0 one earns 1 at once, or goes to s=1, where 3.5 are earned a step later: worth it but in the last step.
+        outcomes = [(0, 0, 0, 1.0, 1.0), (0, 1, 1, 0.0, 1.0), (1, 0, 0, 3.5, 1.0), (1, 1, 0, 0.0, 1.0)]
+        mdp = FiniteMDP.from_outcomes(outcomes, n_states=2, n_actions=2, initial=0)
+        values, policy = finite_horizon_optimal_values(mdp, 0.9, horizon=3)
+        assert policy.argmax(-1).tolist() == [[1, 0], [1, 0], [0, 0]]
+        by_hand = [[0.9 * (3.5 + 0.9), 3.5 + 0.9 * 0.9 * 3.5], [0.9 * 3.5, 3.5 + 0.9], [1.0, 3.5], [0.0, 0.0]]
+        torch.testing.assert_close(values, torch.tensor(by_hand, dtype=torch.float64))
+
 
 def vars_of(mdp: FiniteMDP) -> dict[str, object]:
     return {name: getattr(mdp, name) for name in FiniteMDP.__dataclass_fields__}

@@ -1,0 +1,241 @@
+"""Change the kernel modules in one place at a time, by the operators of cosmic-ray, and see which tests notice.
+
+`make mutants` runs every mutant of every module once, `MUTANTS="--sample 100 surrogates groups"` some of them. Verdicts
+are kept in _build/mutants, one file a module: a mutant that was killed is not run again while the function that it is
+in stays as it is; one that survived is, when the tests have changed. No source is written anywhere.
+
+Mutants of signatures, annotations and docstrings, which no number depends on, are left out. Those that are the same
+function are listed with the reason in tests/equivalent.toml.
+"""
+
+import argparse
+import ast
+import difflib
+import hashlib
+import json
+import os
+import random
+import sys
+import threading
+import time
+import tomllib
+import warnings
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator, operator_names
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from mutation import Server, path_of  # noqa: E402
+
+# Each kernel module, and the stems of the tests that are to notice: the first that does ends the run.
+TESTS: dict[str, tuple[str, ...]] = {
+    "_each_group": ("groups", "off_policy"),
+    "_gradients": ("policy_gradient", "reinforce", "groups"),
+    "_masks": ("reinforce", "surrogates", "returns", "properties"),
+    "_precision": ("reinforce", "softmax_policy", "surrogates", "properties"),
+    "_ratios": ("surrogates", "groups", "properties"),
+    "advantages": ("advantages", "properties"),
+    "decoding": ("decoding", "samplers", "properties"),
+    "gaussian_policy": ("gaussian_policy",),
+    "groups": ("groups", "properties"),
+    "mdp": ("mdp", "trajectories", "value_functions"),
+    "off_policy": ("off_policy",),
+    "policy_gradient": ("policy_gradient", "properties"),
+    "reinforce": ("reinforce", "properties"),
+    "returns": ("returns", "properties"),
+    "softmax_policy": ("softmax_policy", "samplers", "properties"),
+    "surrogates": ("surrogates", "properties"),
+    "token_log_probs": ("token_log_probs", "properties"),
+    "training._episodes": ("updates", "training"),
+    "training._ppo": ("updates", "training", "resuming"),
+    "training._reinforce": ("updates", "training", "resuming"),
+    "training._reinforce_runs": ("updates", "training", "samplers"),
+    "training._surrogate_runs": ("updates", "training", "samplers"),
+    "trajectories": ("trajectories", "samplers"),
+    "value_functions": ("value_functions", "properties"),
+}
+LEAST = 0.95  # of the mutants that were run and are not equivalent
+
+
+class Place(NamedTuple):
+    """Where an operator of cosmic-ray changes a module."""
+
+    operator: str
+    occurrence: int
+
+
+class Mutant(NamedTuple):
+    """A module with one change."""
+
+    line: int
+    before: str
+    after: str
+    source: str
+    key: str  # a digest of the changed function
+
+
+def places(source: str) -> list[Place]:
+    """Every place for a change that is neither in a signature, nor an annotation, nor a docstring."""
+    tree, dull, found = get_ast(source), _dull(ast.parse(source)), []
+    for name in operator_names():
+        if get_operator(name).arguments():  # variables for variables, which need to be named
+            continue
+        starts = (start for node in ast_nodes(tree) for start, _ in get_operator(name)().mutation_positions(node))
+        found += [
+            Place(name, occurrence)
+            for occurrence, start in enumerate(starts)
+            if not any(first <= start < last for first, last in dull)
+        ]
+    return found
+
+
+def changed(module: str, source: str, place: Place) -> Mutant | None:
+    """The module with the change; None where Python refuses it, or warns: a text is compared by `is`."""
+    result = mutate_code(source, get_operator(place.operator)(), place.occurrence)
+    try:
+        compile(result, module, "exec")
+    except (SyntaxError, SyntaxWarning):
+        return None
+    return _described(source, result, module)
+
+
+def _dull(tree: ast.Module) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """The places of signatures, annotations and docstrings, and of what a module says about itself."""
+    spans = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[0]
+            spans.append(((node.lineno, node.col_offset), (body.lineno, 0)))
+            if isinstance(body, ast.Expr) and isinstance(body.value, ast.Constant):
+                spans.append(_span(body))
+        elif isinstance(node, ast.AnnAssign):
+            spans.append(_span(node.annotation))
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Subscript):  # list[Tensor]()
+            spans.append(_span(node.func))
+    types = [n for n in tree.body if isinstance(n, ast.Assign) and isinstance(n.value, ast.BinOp | ast.Subscript)]
+    return [*spans, *map(_span, types)]  # names of types, such as `float | tuple[float, float]`
+
+
+def _span(node: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+    return (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
+
+
+def _described(source: str, changed: str, module: str) -> Mutant:
+    blocks = difflib.SequenceMatcher(None, source.splitlines(), changed.splitlines(), autojunk=False).get_opcodes()
+    _, first, last, other_first, other_last = next(block for block in blocks if block[0] != "equal")
+    before, after = source.splitlines()[first:last], changed.splitlines()[other_first:other_last]
+    pairs = [(x.strip(), y.strip()) for x, y in zip(before, after, strict=False) if x != y]
+    old, new = pairs[0] if pairs else ("".join(before).strip(), "")
+    around = [node for node in ast.parse(changed).body if node.lineno <= other_first + 1 <= (node.end_lineno or 0)]
+    key = hashlib.sha256("".join([module, *map(ast.dump, around)]).encode()).hexdigest()[:16]
+    return Mutant(first + 1, old, new, changed, key)
+
+
+def equivalent() -> dict[tuple[str, str, str], str]:
+    """The mutants that are the same function, and why."""
+    listed = tomllib.loads((ROOT / "tests" / "equivalent.toml").read_text(encoding="utf-8")).get("mutant", [])
+    for entry in listed:
+        if entry["before"] not in path_of(entry["module"]).read_text(encoding="utf-8"):
+            raise ValueError(f"tests/equivalent.toml: {entry['module']} has no line {entry['before']!r} any more")
+    return {(entry["module"], entry["before"], entry["after"]): entry["reason"] for entry in listed}
+
+
+def files_of(module: str) -> list[Path]:
+    """The tests of a module."""
+    return [ROOT / "tests" / f"test_{stem}.py" for stem in TESTS[module]]
+
+
+def run(module: str, sample: int | None, until: float, servers: "Pool") -> Counter[str]:
+    """Run what was not run yet, keep the verdicts, and count them."""
+    store = ROOT / "_build" / "mutants" / f"{module}.json"
+    store.parent.mkdir(parents=True, exist_ok=True)
+    verdicts: dict[str, Any] = json.loads(store.read_text(encoding="utf-8")) if store.exists() else {}
+    paths, same, source = files_of(module), equivalent(), path_of(module).read_text(encoding="utf-8")
+    tests = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
+    everything = places(source)
+    random.Random(0).shuffle(everything)  # so that the first of them are a sample
+    survivors: dict[str, str] = {}
+
+    def judge(place: Place) -> str:
+        if time.monotonic() > until:
+            return "left"
+        mutant = changed(module, source, place)
+        if mutant is None:
+            return "no mutant"
+        if (module, mutant.before, mutant.after) in same:
+            return "equivalent"
+        if verdicts.get(mutant.key) not in ("killed", tests):
+            killed = servers.run([str(path.relative_to(ROOT)) for path in paths], module, mutant.source)
+            with servers.lock:
+                verdicts[mutant.key] = "killed" if killed else tests
+                store.write_text(json.dumps(verdicts, indent=1), encoding="utf-8")
+        if verdicts[mutant.key] == "killed":
+            return "killed"
+        survivors[mutant.key] = f"{module}:{mutant.line}: {mutant.before}  →  {mutant.after}"
+        return "survived"
+
+    counts = Counter(servers.executor.map(judge, everything[:sample]))
+    print(*sorted(survivors.values()), sep="\n", flush=True)
+    return counts + Counter(all=len(everything))
+
+
+class Pool:
+    """Several servers, each used by one thread at a time."""
+
+    def __init__(self, size: int) -> None:
+        self.executor, self.lock = ThreadPoolExecutor(size), threading.Lock()
+        self._own = threading.local()
+
+    def run(self, tests: list[str], module: str, source: str) -> bool:
+        """Whether a test failed, or none came to an end."""
+        if not hasattr(self._own, "server"):
+            self._own.server = Server()
+        try:
+            return bool(self._own.server.run(tests, module, source, timeout=300.0).killed)
+        except TimeoutError:
+            return True
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modules", nargs="*", metavar="module", help="such as groups or training._ppo; all by default")
+    parser.add_argument("--sample", type=int, help="so many mutants of each module, drawn at random, always the same")
+    parser.add_argument("--minutes", type=float, default=1e6, help="begin no further mutant after so many minutes")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    arguments = parser.parse_args()
+    if unknown := set(arguments.modules) - TESTS.keys():
+        parser.error(f"no kernel module: {', '.join(sorted(unknown))}")
+    return arguments
+
+
+def main() -> int:
+    """Run, report by module, and say by the exit status whether enough were killed."""
+    arguments = _arguments()
+    servers, until = Pool(arguments.processes), time.monotonic() + 60 * arguments.minutes
+    total: Counter[str] = Counter()
+    rows = ["| module | places | run | killed | survived | equivalent |", "|---|---|---|---|---|---|"]
+    for module in arguments.modules or TESTS:
+        n = run(module, arguments.sample, until, servers)
+        total += n
+        tried = n["killed"] + n["survived"]
+        rows.append(f"| {module} | {n['all']} | {tried} | {n['killed']} | {n['survived']} | {n['equivalent']} |")
+    score = total["killed"] / max(1, total["killed"] + total["survived"])
+    rows += ["", f"{total['killed']} of {total['killed'] + total['survived']} killed: {score:.1%}"]
+    report = "\n".join(rows) + "\n"
+    (ROOT / "_build" / "mutants" / "report.md").write_text(report, encoding="utf-8")
+    print(report)
+    return 0 if score >= LEAST else 1
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error", SyntaxWarning)
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # the servers end with their pipes
