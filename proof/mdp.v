@@ -36,7 +36,9 @@ Definition terminal (State Action Reward : finType)
 
 (** A policy is a table. In a state that is not terminal it is a distribution
     over the available actions; all other entries are 0. So a sum over all
-    actions is a sum over 𝒜(s), and in a terminal state it is 0. *)
+    actions is a sum over 𝒜(s), and in a terminal state it is 0. An entry knows
+    the state and not the past; [policy_forgets] says what this means for the
+    probabilities of trajectories. *)
 
 (* Book: eq-policy *)
 Record policy (State Action Reward : finType) (M : mdp State Action Reward) :=

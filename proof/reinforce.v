@@ -251,6 +251,33 @@ rewrite expectation_S; under eq_bigr do rewrite IH.
 by rewrite -sum_mulr step_Pr_sum Rmult_1_l.
 Qed.
 
+(** The past makes no difference to the action: whatever came before, an action
+    has the probability that the policy gives it in the present state. *)
+
+Lemma Pr_trajectory_cat (π : policy M) s past τ :
+  Pr_trajectory π s (past ++ τ) =
+  Pr_trajectory π s past * Pr_trajectory π (after s past) τ.
+Proof.
+elim: past s => [|z past IH] s /=; first by rewrite Rmult_1_l.
+by rewrite IH Rmult_assoc.
+Qed.
+
+(* Book, in part: eq-policy *)
+Theorem policy_forgets (π : policy M) s past a :
+  \sum_s' \sum_r' Pr_trajectory π s (past ++ [:: Some (a, r', s')]) =
+  Pr_trajectory π s past * π a (after s past).
+Proof.
+have -> : \sum_s' \sum_r' Pr_trajectory π s (past ++ [:: Some (a, r', s')]) =
+    \sum_s' \sum_r' Pr_trajectory π s past * π a (after s past) *
+      p M s' r' (after s past) a.
+  apply: eq_bigr => s' _; apply: eq_bigr => r' _.
+  by rewrite Pr_trajectory_cat /= Rmult_1_r Rmult_assoc.
+under eq_bigr do rewrite -sum_mull.
+rewrite -sum_mull; case: (boolP (available M (after s past) a)) => sa.
+  by rewrite p_sum1 // Rmult_1_r.
+by rewrite prob_support // Rmult_0_r !Rmult_0_l.
+Qed.
+
 (** ** The return *)
 
 (** The return of what follows: what comes next, plus γ times the return of

@@ -218,6 +218,8 @@ def test_drawing_leaves_the_settings_of_matplotlib_alone() -> None:
 WORLDS: dict[str, Callable[[], FiniteMDP]] = {
     "robot": gallery.recycling_robot,
     "tree": lambda: gallery.token_tree(3, 2),
+    "tree that may end at once": lambda: gallery.token_tree(3, 2, eos=0),
+    "language": gallery.tiny_language,
     "corridor": gallery.short_corridor,
     "walk": gallery.random_walk,
     "toy": gallery.two_state_toy,
@@ -283,6 +285,14 @@ def test_in_a_diagram_no_state_lies_on_another_and_no_text_on_a_state(world: str
             box = text.get_window_extent()
             covered = [min(box.x1, b.x1) - max(box.x0, b.x0) for b in boxes if box.overlaps(b)]
             assert all(overlap < 12 for overlap in covered), text
+
+
+def test_in_a_large_tree_each_state_stands_in_the_middle_of_what_follows() -> None:
+    (axes,) = plotting.draw_mdp(gallery.tiny_language()).figure().axes
+    height = {text.get_text(): text.get_position()[1] for text in axes.texts if text.get_zorder() == 5}
+    for word in ("good", "bad", "not"):
+        after = [height[f"{word} {end}"] for end in ("good", "bad", "not", ".")]
+        assert height[word] == pytest.approx(sum(after) / 4)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matplotlib.axes import Axes
@@ -124,11 +124,27 @@ def _layered(layers: Sequence[int], widths: Sequence[float]) -> dict[int, Place]
     return places
 
 
+def _tree(layers: Sequence[int], pairs: set[tuple[int, int]], widths: Sequence[float]) -> dict[int, Place]:
+    """A row for each state that nothing follows; the others in the middle of what follows them."""
+    wide = min(1.75, (WIDTH - 2 * max(widths) - 0.3) / max(layers))
+    places: dict[int, Place] = {}
+    ends = count()
+
+    def place(s: int) -> float:
+        heights = [place(end) for start, end in sorted(pairs) if start == s]
+        y = sum(heights) / len(heights) if heights else -0.42 * next(ends)
+        places[s] = (layers[s] * wide, y)
+        return y
+
+    place(layers.index(0))
+    return places
+
+
 def _places(mdp: "FiniteMDP", edges: Sequence[_Edge], widths: Sequence[float]) -> dict[int, Place]:
     """Places for the states.
 
     A row where every arrow joins neighbours, and also where the others lead to one end, which then stands below;
-    layers where none goes back; a circle for the rest.
+    a tree, or layers, where none goes back; a circle for the rest.
     """
     n, pairs = mdp.n_states, {(e.start, e.end) for e in edges if e.start != e.end}
     if n == 2:
@@ -142,7 +158,8 @@ def _places(mdp: "FiniteMDP", edges: Sequence[_Edge], widths: Sequence[float]) -
             return {s: (s * step, 0.0) for s in range(n - 1)} | {n - 1: ((n - 2) * step / 2, -1.7)}
     layers = _layers(n, pairs)
     if layers is not None:
-        return _layered(layers, widths)
+        tree = layers.count(0) == 1 and len(pairs) == n - 1 and n > 8
+        return _tree(layers, pairs, widths) if tree else _layered(layers, widths)
     radius = max(1.0, max(0.9, 2 * max(widths) + 0.45) * n / (2 * math.pi))
     turn = [math.pi - 2 * math.pi * s / n for s in range(n)]
     return {s: (min(1.3 * radius, 2.0) * math.cos(x), radius * math.sin(x)) for s, x in enumerate(turn)}
