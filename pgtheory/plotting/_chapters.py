@@ -184,12 +184,13 @@ def plot_continuous_policy(actions: Tensor, rewards: Tensor, densities: Mapping[
 def plot_two_action_response(gaps: Tensor, probability: Tensor, slope: Tensor, entropies: Tensor) -> Figure:
     """Two actions: the probability of the first, its slope and the entropy, against the difference of preferences."""
     figure, (axes,) = new_figure(2.9)
-    series = ((probability, "-", r"$\pi(a_1)$", "right", 0.97), (entropies, "--", "entropy (nats)", "left", 0.29),
-              (slope, ":", "slope of $\\pi(a_1)$", "left", 0.11))  # fmt: skip
-    for values, line, text, side, height in series:
-        axes.plot(gaps, values, color=color("pi"), linestyle=line)
-        x = float(gaps[-1]) if side == "right" else float(gaps[0])
-        axes.text(x, height - (0.09 if side == "right" else 0), text, ha=side, color=color("pi"))
+    axes.plot(gaps, probability, color=color("pi"))
+    axes.plot(gaps, entropies, "--", color=color("pi"))
+    axes.plot(gaps, slope, ":", color=color("pi"))
+    left, right = float(gaps[0]), float(gaps[-1])
+    for x, y, text, side in ((right, 0.88, r"$\pi(a_1)$", "right"), (left / 5, 0.6, "entropy (nats)", "right"),
+                             (0.0, 0.07, "slope", "center")):  # fmt: skip
+        axes.text(x, y, text, ha=side, color=color("pi"))
     axes.set(xlabel=r"difference of preferences $h(a_1) - h(a_2)$", ylabel="value", ylim=(-0.03, 1.03))
     return figure
 
