@@ -1,4 +1,4 @@
-r"""Chapter 8: losses of groups of responses, GRPO and its relatives, and what each is the gradient of.
+r"""Chapter 9: losses of groups of responses, GRPO and its relatives, and what each is the gradient of.
 
 Losses are to be minimised; gradients flow into `log_probs` alone, as in `pgtheory.surrogates`.
 """
@@ -176,7 +176,7 @@ def grpo_loss(
     - `"gspo"`: as `"grpo"`, with the ratio of the whole response, a geometric mean, at each of its tokens (and a `clip`
       of about 3e-4 in the paper);
     - `"rloo"`: leave-one-out advantages, not divided; the sum over the tokens of each response, then the mean over
-      responses.
+      responses. The paper has neither ratio nor clip; at ratio 1 the gradient is the same.
 
     The other variants are :eq:`eq-dr-grpo` and :eq:`eq-dapo`.
 

@@ -113,8 +113,8 @@ def bounded_importance_weights(
 ) -> Float[Tensor, "*batch T"]:
     r"""Importance weights :math:`\min(\rho_t, C)` of samples from another policy, or 0 where :math:`\rho_t > C`.
 
-    The ratios are those of :eq:`eq-importance-ratio`, at one of three levels. Truncated weights bound the variance and
-    keep every sample; to drop what exceeds the cap is called masked importance sampling.
+    Equation :eq:`eq-bounded-weights`, with the ratios of :eq:`eq-importance-ratio` at one of three levels. Truncated
+    weights bound the variance and keep every sample; to drop what exceeds the cap is called masked importance sampling.
 
     Args:
         log_probs: :math:`\ln \pi(A_t \mid S_t)`.
@@ -160,9 +160,8 @@ def off_policy_losses(*, cap: float = 2.0) -> dict[str, OffPolicyLoss]:
 
     The first six weigh :math:`(r_i - b_i) \nabla \ln \pi`, with leave-one-out baselines, by a ratio to the old policy:
     that of the sequence, none, that of the token, truncated or dropped above `cap`. The others are the losses of
-    `grpo_loss`, with the ranges of their papers, and CISPO, which bounds the weight and not the objective.
-
-    .. no equation: the losses have theirs, see `grpo_loss`
+    `grpo_loss`, with the ranges of their papers, and CISPO, which bounds the weight and not the objective,
+    :eq:`eq-cispo`.
 
     Args:
         cap: the bound of the truncated and the masked weights.
@@ -214,8 +213,9 @@ def off_policy_ledger(
 ) -> list[OffPolicyRow]:
     r"""The exact mean, angle, length and variance of each loss on groups that another policy drew.
 
-    The mean is that of :eq:`eq-expected-group-gradient`, with the sampler's probabilities of the groups in place of the
-    policy's own. At `sampler=None` everything is at ratio 1, as in `group_bias_ledger`.
+    Equation :eq:`eq-off-policy-ledger`: the mean is that of :eq:`eq-expected-group-gradient`, with the sampler's
+    probabilities of the groups in place of the policy's own. At `sampler=None` everything is at ratio 1, as in
+    `group_bias_ledger`.
 
     Args:
         mdp: an MDP whose start states are the prompts, and whose responses end within `horizon` steps.

@@ -102,7 +102,7 @@ def formula(name: str, ratios: list[Tensor], logs: list[Tensor], totals: Tensor,
     return loss
 
 
-@pytest.mark.equation("eq-expected-group-gradient")
+@pytest.mark.equation("eq-off-policy-ledger", "eq-expected-group-gradient", "eq-cispo")
 @pytest.mark.parametrize("name", list(off_policy_losses()))
 @pytest.mark.parametrize("step", [0.0, 0.6])
 def test_each_row_is_the_sum_over_all_ordered_groups_by_autograd(name: str, step: float) -> None:
@@ -240,7 +240,7 @@ def test_the_mean_of_sampled_groups_comes_to_the_row() -> None:
     assert float(each.flatten(1).var(0).sum()) == pytest.approx(row.variance, rel=0.1)
 
 
-@pytest.mark.equation("eq-importance-ratio")
+@pytest.mark.equation("eq-bounded-weights", "eq-importance-ratio")
 @pytest.mark.parametrize("level", ["step", "trajectory", "geometric_mean"])
 @pytest.mark.parametrize("beyond", ["truncate", "drop"])
 def test_bounded_weights_are_the_ratios_up_to_the_cap(level: Any, beyond: Any) -> None:

@@ -123,6 +123,12 @@ DRAWINGS: dict[str, Callable[[], plotting.Drawing]] = {
     "bands": lambda: plotting.plot_bands(x, {"PPO": torch.rand(5, 20).double()}, {"exact": (x, x)}),
     "difficulty": lambda: plotting.plot_difficulty(x, {"none": x + 1, "K = 3": x + 2, "K = 8": x + 3}),
     "length_bias": lambda: plotting.plot_length_bias(list(range(20)), {"dr": torch.ones(20), "grpo": 1 / (1 + x)}),
+    "pushes": lambda: plotting.plot_pushes(
+        [["not", "bad"], ["."]], {"RLOO": torch.tensor([[1.0, 0.5], [-2.0, 9.0]]), "GRPO": torch.zeros(2, 2)}
+    ),
+    "angles": lambda: plotting.plot_angles(
+        x, {"sequence ratio": 0 * x, "token ratio": 30 * x, "no ratio": 40 * x, "GRPO": 130 * x, "GSPO": 128 * x}
+    ),
     "total_rewards": lambda: plotting.plot_total_rewards([1, 2, 3], [10.0, 20.0, 30.0], 50.0),
     "runs": lambda: plotting.plot_runs({"one": torch.rand(3, 20), "two": torch.rand(3, 20)}, ylabel="right"),
     "mistake": lambda: plotting.plot_mistake(x, 1 - x, best=1.0),
@@ -329,6 +335,21 @@ def test_the_cloud_shows_the_mean_of_the_estimates_and_the_gradient() -> None:
     ends = [line.get_xydata().tolist() for line in axes.lines]
     assert [[2.0, 1.0]] in ends
     assert [tuple(a.xy) for a in axes.texts if a.get_text() == ""] == [(2.0, 0.5)]
+
+
+def test_a_row_of_pushes_is_in_units_of_its_hardest_and_marks_what_is_idle() -> None:
+    pushes = {"a": torch.tensor([[1.0, 0.0], [-4.0, 9.0]]), "b": torch.zeros(2, 2)}  # the 9 lies beyond the end
+    first, second = plotting.plot_pushes([["not", "bad"], ["."]], pushes).figure().axes
+    assert [bar.get_height() for bar in first.patches] == [0.25, 0.0, -1.0]  # type: ignore[attr-defined]
+    assert [len(axes.lines[0].get_xdata()) for axes in (first, second)] == [1, 3]  # type: ignore[arg-type]
+    assert [text.get_text() for text in second.get_xticklabels()] == ["not", "bad", "."]
+
+
+def test_a_line_of_angles_says_by_its_colour_whether_it_is_exact_or_turns_away() -> None:
+    x = torch.arange(3.0)
+    (axes,) = plotting.plot_angles(x, {"exact": 0 * x, "near": 20 * x, "far": 60 * x}).figure().axes
+    inks = [line.get_color() for line in axes.lines[:3]]
+    assert inks == [plotting.PALETTE[name].light for name in ("exact", "q", "wrong")]
 
 
 def places(path: str) -> list[tuple[float, float]]:

@@ -12,6 +12,7 @@ except ImportError as error:
     raise ImportError('matplotlib is not installed: pip install "pgtheory[plotting]"') from error
 
 from pgtheory.plotting._chapters import (
+    plot_angles,
     plot_ascents,
     plot_bands,
     plot_baseline_variance,
@@ -34,6 +35,7 @@ from pgtheory.plotting._chapters import (
     plot_mistake,
     plot_nucleus,
     plot_plateaus,
+    plot_pushes,
     plot_rates,
     plot_returns_by_discount,
     plot_runs,
@@ -86,6 +88,7 @@ __all__ = [
     "move_return",
     "move_value_iteration",
     "move_values",
+    "plot_angles",
     "plot_ascents",
     "plot_bands",
     "plot_baseline_variance",
@@ -110,6 +113,7 @@ __all__ = [
     "plot_mistake",
     "plot_nucleus",
     "plot_plateaus",
+    "plot_pushes",
     "plot_rates",
     "plot_returns_by_discount",
     "plot_runs",

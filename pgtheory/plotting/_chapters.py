@@ -680,6 +680,52 @@ def plot_length_bias(lengths: Sequence[int], pushes: Mapping[str, Tensor]) -> Fi
 
 
 @drawn
+def plot_pushes(answers: Sequence[Sequence[str]], pushes: Mapping[str, Tensor]) -> Figure:
+    """How hard each loss pulls at each token of a group of answers: a row a loss, in units of its hardest pull.
+
+    `pushes` are `[size, T]`; what lies beyond the end of an answer is not drawn. A cross marks a token without a pull.
+    """
+    figure, panels = new_figure(0.62 * len(pushes) + 0.9, len(pushes), 1, sharex=True)
+    words = [word for answer in answers for word in answer]
+    starts = [sum(len(answer) + 0.7 for answer in answers[:i]) for i in range(len(answers))]
+    places = [start + t for start, answer in zip(starts, answers, strict=True) for t in range(len(answer))]
+    for axes, (name, values) in zip(panels, pushes.items(), strict=True):
+        found = [float(values[i, t]) for i, answer in enumerate(answers) for t in range(len(answer))]
+        hardest = max(map(abs, found)) or 1.0
+        shown = [x / hardest for x in found]
+        axes.bar(places, shown, 0.75, color=[color("pi" if x > 0 else "q") for x in shown])
+        idle = [place for place, x in zip(places, shown, strict=True) if x == 0]
+        axes.plot(idle, [0] * len(idle), "x", color=color("wrong"), markersize=6)
+        axes.axhline(0, color=color("exact"), linewidth=0.8)
+        axes.set(ylim=(-1.15, 1.15), yticks=[])
+        axes.set_ylabel(name, rotation=0, ha="right", va="center")
+        axes.spines[["left", "bottom"]].set_visible(False)
+        axes.tick_params(bottom=False)
+    panels[-1].set_xticks(places, words, rotation=45, ha="right", rotation_mode="anchor")
+    return figure
+
+
+@drawn
+def plot_angles(distances: Tensor, angles: Mapping[str, Tensor]) -> Figure:
+    """The angle between what each loss follows and the gradient, against the distance from the policy that sampled.
+
+    A line that is 0 throughout is exact; one that goes beyond a right angle, away from the gradient, is wrong.
+    """
+    figure, (axes,) = new_figure(3.9)
+    lines, seen = {}, {"exact": 0, "q": 0, "wrong": 0}
+    for name, values in angles.items():
+        ink = "wrong" if bool((values > 90).any()) else "exact" if bool((values.abs() < 1e-3).all()) else "q"
+        (lines[name],) = axes.plot(distances, values, color=color(ink), linestyle=STYLES[seen[ink] % len(STYLES)])
+        seen[ink] += 1
+    axes.axhline(90, color=color("faint"), linewidth=0.8)
+    note(axes, "a right angle", (float(distances[0]), 90.0), (2, 8), ha="left")
+    axes.set(xlabel=r"distance $\Vert\theta - \theta_{\mathrm{old}}\Vert$", ylabel=r"angle to $\nabla J$ (degrees)")
+    axes.set(yticks=range(0, 181, 30), ylim=(-4, 150))
+    label_ends(axes, lines, gap=0.075)
+    return figure
+
+
+@drawn
 def plot_total_rewards(steps: Sequence[int], totals: Sequence[float], best: float) -> Figure:
     """The mean total reward of the episodes that ended in each rollout, against the number of environment steps."""
     figure, (axes,) = new_figure(2.9)

@@ -216,9 +216,9 @@ def test_the_status_page_gives_the_run_time_of_each_chapter_and_the_versions(htm
     assert all(shown[name] == version(name) for name in ("torch", "numpy", "matplotlib", "jaxtyping", "jupyter-book"))
 
 
-def test_the_front_page_has_the_prologue_and_all_ten_chapters(html: Path) -> None:
+def test_the_front_page_has_the_prologue_and_all_eleven_chapters(html: Path) -> None:
     index = built(html, "book/index")
-    assert len(index.select(".chapter-card")) == 11
+    assert len(index.select(".chapter-card")) == 12
     links = {str(link["href"]).partition("#")[0] for link in index.select(".chapter-card a[href]")}
     assert links == {f"{path.stem}.html" for path in numbered_chapters()} | {"prologue.html"}
 
