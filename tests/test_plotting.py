@@ -107,7 +107,7 @@ DRAWINGS: dict[str, Callable[[], plotting.Drawing]] = {
         [1.0, 0.5, 1.0, 2.0],
         [0.2, 0.1, 0.2, 0.21],
     ),
-    "runs": lambda: plotting.plot_runs(
+    "seeds": lambda: plotting.plot_seeds(
         [1, 2, 3],
         {"bonus": [[0.1, 0.2, 0.3], [0.0, 0.3, 0.2]], "none": [[0, 0.1, 0.1]]},
         0.4,

@@ -555,7 +555,7 @@ def _label_points(axes: Axes, points: Sequence[tuple[str, float, float, str]], *
 
 
 @drawn
-def plot_runs(
+def plot_seeds(
     episodes: Sequence[int],
     groups: Mapping[str, Sequence[Sequence[float]]],
     best: float,
