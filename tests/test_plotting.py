@@ -107,9 +107,12 @@ DRAWINGS: dict[str, Callable[[], plotting.Drawing]] = {
         [1.0, 0.5, 1.0, 2.0],
         [0.2, 0.1, 0.2, 0.21],
     ),
-    "variance_by_batch": lambda: plotting.plot_variance_by_batch([2, 3], {"a": [0.2, 0.1], "b": [0.4, 0.2]}),
-    "training": lambda: plotting.plot_training(
-        [1, 2, 3], {"exact J": [0.1, 0.2, 0.3], "mean": [0.0, 0.3, 0.2]}, 0.4, ylabel="J", best_label="best"
+    "seeds": lambda: plotting.plot_seeds(
+        [1, 2, 3],
+        {"bonus": [[0.1, 0.2, 0.3], [0.0, 0.3, 0.2]], "none": [[0, 0.1, 0.1]]},
+        0.4,
+        ylabel="J",
+        best_label="best",
     ),
     "surrogate_gap": lambda: plotting.plot_surrogate_gap(x - 0.5, x, 2 * x),
     "clipped_surrogate": lambda: plotting.plot_clipped_surrogate(

@@ -555,31 +555,29 @@ def _label_points(axes: Axes, points: Sequence[tuple[str, float, float, str]], *
 
 
 @drawn
-def plot_variance_by_batch(sizes: Sequence[int], variances: Mapping[str, Sequence[float]]) -> Figure:
-    """The exact variance of each estimate for batches of several sizes."""
-    figure, (axes,) = new_figure(3.0)
-    lines = {}
-    for (name, values), marker in zip(variances.items(), "osDv^", strict=False):
-        (lines[name],) = axes.plot(sizes, values, marker=marker, markersize=5, color=color("sampled"))
-    axes.set(xlabel="episodes in a batch, $N$", ylabel="trace of the covariance", xticks=sizes, yscale="log")
-    label_ends(axes, lines)
-    return figure
-
-
-@drawn
-def plot_training(
-    episodes: Sequence[int], curves: Mapping[str, Sequence[float]], best: float, *, ylabel: str, best_label: str
+def plot_seeds(
+    episodes: Sequence[int],
+    groups: Mapping[str, Sequence[Sequence[float]]],
+    best: float,
+    *,
+    ylabel: str,
+    best_label: str,
+    ink: str = "v",
 ) -> Figure:
-    """What a training loop recorded, against the number of episodes drawn; what is exact in its name is exact."""
+    """What runs of a training loop recorded, a line for each seed, against the number of episodes drawn.
+
+    The groups differ in their line; the name of each stands beside the end of its median run.
+    """
     figure, (axes,) = new_figure(3.0)
-    for name, values in curves.items():
-        ink = color("v") if "exact" in name else color("sampled")
-        axes.plot(episodes, values, color=ink, label=name, linewidth=1.8 if "exact" in name else 1.2)
+    medians = {}
+    for (name, runs), line in zip(groups.items(), STYLES, strict=False):
+        lines = [axes.plot(episodes, run, color=color(ink), linestyle=line, linewidth=1.3)[0] for run in runs]
+        medians[name] = lines[sorted(range(len(runs)), key=lambda k: runs[k][-1])[len(runs) // 2]]
     axes.axhline(best, color=color("exact"), linewidth=1.2)
     axes.annotate(best_label, (0, best), (3, 3), ("axes fraction", "data"), "offset points")
-    axes.set(xlabel="episodes drawn", ylabel=ylabel, ylim=(0, 1.12 * best))
+    axes.set(xlabel="episodes drawn", ylabel=ylabel, xlim=(0, max(episodes)), ylim=(0, 1.12 * best))
     axes.locator_params(axis="x", nbins=4)
-    axes.legend(loc="lower right")
+    label_ends(axes, medians)
     return figure
 
 
