@@ -40,7 +40,8 @@ class Trial(NamedTuple):
 def tried(check: "Check", form: Form) -> Trial | Exception:
     """The trial of a form, or why the function does not fit it.
 
-    It does not if the first case of a shape fails because of it, or if most cases raise, or all cases of most shapes.
+    It does not if the first case of a shape fails because of it, if most cases raise, or if all do in which some axis
+    is longer than 1: then it has no such axis.
     """
     bench = check.bench(form.facts, rows=form.layout.lacks_batch)
     answers: list[Mapping[str, Tensor] | Exception] = []
@@ -61,8 +62,11 @@ def tried(check: "Check", form: Form) -> Trial | Exception:
             errors.append(error)
         if not case.delicate:
             fails.append(isinstance(answers[-1], Exception))
-    never = sum(all(failed) for failed in shapes.values() if failed)
-    if 2 * len(errors) > len(answers):
+    long = [
+        [failed for lengths, failed in shapes.items() if failed and lengths[axis] > 1] for axis in range(len(sizes))
+    ]
+    lacks_an_axis = any(failed and all(map(all, failed)) for failed in long)
+    if 2 * len(errors) > len(answers) or lacks_an_axis:
         return Misfit(f"it fails in {len(errors)} of {len(answers)} cases: {in_one_line(errors[0])}")
     return _chosen(check, Trial(form, bench, answers, ""))
 

@@ -394,7 +394,7 @@ DIAGNOSES = {
     "double_neg": {"sign"},
     "wrong_den": set(),
     "nomaskmean": {"mask_ignored"},
-    "kl_ref_as_old": {"ratio_to_the_reference"},
+    "kl_ref_as_old": {"ratio_to_the_reference", "kl_without_gradient"},
     "kl_mean_all": {"kl_unmasked"},
     "hard_k1": {"kl_k1_as_loss"},
     "noeps_flip": {"sign", "no_epsilon"},
