@@ -331,7 +331,7 @@ def plot_fields(x: Tensor, y: Tensor, fields: Mapping[str, Tensor], curls: Seque
             x.numpy(), y.numpy(), curl.T.numpy(), cmap="PuOr", vmin=-limit, vmax=limit, shading="auto", rasterized=True
         )
         u, v = (part.T.numpy() for part in field.unbind(-1))
-        axes.streamplot(x.numpy(), y.numpy(), u, v, color="#000000", density=0.6, linewidth=0.8)
+        axes.streamplot(x.numpy(), y.numpy(), u, v, color="#000000", density=0.45, linewidth=0.8)
         axes.plot(radius * angle.cos(), radius * angle.sin(), color="#B3201A", linestyle="--")
         axes.set(title=title, xlabel=r"$\theta_1$", xticks=[-4, 0, 4], box_aspect=1)
     panels[0].set_ylabel(r"$\theta_2$")
