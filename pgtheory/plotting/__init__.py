@@ -123,7 +123,6 @@ __all__ = [
     "plot_two_action_response",
     "plot_value_grid",
     "plot_values_by_steps_left",
-    "plot_visitation_maps",
     "plot_z_scores",
     "simplex_grid",
 ]
