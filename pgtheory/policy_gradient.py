@@ -166,7 +166,7 @@ def exact_policy_gradient(
         preferences: :math:`h(s, a)`; entries outside :math:`\mathcal{A}(s)` may hold anything.
         gamma: the discount :math:`\gamma`, in [0, 1].
         discount_states: False leaves out the :math:`\gamma^t` of :math:`\eta`, as much code does. The result is then
-            the gradient of no function (:eq:`eq-curl`), and exists only if the policy surely terminates.
+            in general the gradient of no function (:eq:`eq-curl`), and exists only if the policy surely terminates.
 
     Returns:
         :math:`\nabla_h J`, exactly 0 in terminal states and outside :math:`\mathcal{A}(s)`; each row sums to 0. It is

@@ -84,13 +84,10 @@ DRAWINGS: dict[str, Callable[[], plotting.Drawing]] = {
     "decoding_performance": lambda: plotting.plot_decoding_performance(
         {"k": (x, torch.rand(20, 3)), "p": (x, torch.rand(20, 3))}, ["prompt 0", "prompt 1", "average"]
     ),
-    "landscape": lambda: plotting.plot_landscape(x[:9], x[:9], field[..., 0], field, {"(0, 0)": torch.rand(50, 2) / 3}),
+    "slope": lambda: plotting.plot_slope(x - 0.5, x.square(), -0.2),
     "ascents": lambda: plotting.plot_ascents({"SGD": x, "AdamW": x / 2}, 1.1),
     "fields": lambda: plotting.plot_fields(
         x[:9], x[:9], {"kept": field, "dropped": field}, [field[..., 0], field[..., 1]], 0.1
-    ),
-    "rates": lambda: plotting.plot_rates(
-        {"uniform": 1 / (1 + x), "bad": 2 / (1 + x)}, {"uniform": 3 + x, "bad": 9 + x}
     ),
     "plateaus": lambda: plotting.plot_plateaus({"0.1": x, "0.01": x**2}, {"the other": 0.1, "the best": 0.9}),
     "gradient_clouds": lambda: plotting.plot_gradient_clouds(
@@ -142,9 +139,6 @@ DRAWINGS: dict[str, Callable[[], plotting.Drawing]] = {
         moves=[(0, 1), (1, 0), (0, -1), (-1, 0)],
         icons=icons,
         walls=[(0, 1)],
-    ),
-    "visitation_maps": lambda: plotting.plot_visitation_maps(
-        {"a": torch.rand(4, 4), "b": torch.rand(4, 4)}, icons=icons
     ),
     "grid_changes": lambda: plotting.plot_grid_changes({"a": torch.randn(4, 4), "b": torch.randn(4, 4)}, marked=1),
     "draw_mdp": lambda: plotting.draw_mdp(gallery.recycling_robot()),

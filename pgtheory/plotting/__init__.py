@@ -28,7 +28,6 @@ from pgtheory.plotting._chapters import (
     plot_fields,
     plot_gradient_clouds,
     plot_knobs,
-    plot_landscape,
     plot_learning_curves,
     plot_ledger,
     plot_length_bias,
@@ -36,11 +35,11 @@ from pgtheory.plotting._chapters import (
     plot_nucleus,
     plot_plateaus,
     plot_pushes,
-    plot_rates,
     plot_returns_by_discount,
     plot_runs,
     plot_seeds,
     plot_simplex_flow,
+    plot_slope,
     plot_surrogate_gap,
     plot_temperature_paths,
     plot_total_rewards,
@@ -51,7 +50,7 @@ from pgtheory.plotting._chapters import (
     simplex_grid,
 )
 from pgtheory.plotting._diagrams import draw_backup, draw_mdp, plot_interaction_loop
-from pgtheory.plotting._grids import icons_of, plot_grid_changes, plot_value_grid, plot_visitation_maps
+from pgtheory.plotting._grids import icons_of, plot_grid_changes, plot_value_grid
 from pgtheory.plotting._moves import (
     move_ascent,
     move_clip,
@@ -105,7 +104,6 @@ __all__ = [
     "plot_grid_changes",
     "plot_interaction_loop",
     "plot_knobs",
-    "plot_landscape",
     "plot_learning_curves",
     "plot_ledger",
     "plot_length_bias",
@@ -113,11 +111,11 @@ __all__ = [
     "plot_nucleus",
     "plot_plateaus",
     "plot_pushes",
-    "plot_rates",
     "plot_returns_by_discount",
     "plot_runs",
     "plot_seeds",
     "plot_simplex_flow",
+    "plot_slope",
     "plot_surrogate_gap",
     "plot_temperature_paths",
     "plot_total_rewards",
@@ -125,7 +123,6 @@ __all__ = [
     "plot_two_action_response",
     "plot_value_grid",
     "plot_values_by_steps_left",
-    "plot_visitation_maps",
     "plot_z_scores",
     "simplex_grid",
 ]

@@ -296,32 +296,16 @@ def plot_decoding_performance(sweeps: Mapping[str, tuple[Tensor, Tensor]], names
 
 
 @drawn
-def plot_landscape(x: Tensor, y: Tensor, values: Tensor, slopes: Tensor, paths: Mapping[str, Tensor]) -> Figure:
-    """J over two parameters as contours, its gradient as arrows (every fifth point), and paths of gradient ascent."""
-    figure, (axes,) = new_figure(3.9)
-    filled = axes.contourf(x, y, values.T, levels=16)
-    some = slice(2, None, 5)
-    u, v = slopes[some, some].unbind(-1)
-    axes.quiver(x[some], y[some], u.T, v.T, color="#FFFFFF", width=0.004, alpha=0.75)
-    for (label, path), marker in zip(paths.items(), "osD^", strict=False):
-        axes.plot(*path.T, color="#000000", linewidth=4)
-        axes.plot(*path.T, color="#FFFFFF", linewidth=2)
-        axes.plot(*path[::20].T, marker, color="#FFFFFF", markersize=4, markeredgecolor="#000000")
-        axes.plot(*path[0], marker, color="#FFFFFF", markersize=9, markeredgecolor="#000000")
-        box: dict[str, Any] = {"facecolor": "#000000", "edgecolor": "none", "pad": 1, "alpha": 0.6}
-        axes.annotate(
-            label,
-            (float(path[0, 0]), float(path[0, 1])),
-            (0, -13),
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            color="#FFFFFF",
-            bbox=box,
-        )
-    figure.colorbar(filled, ax=axes, label=r"performance $J(\theta)$")
-    axes.set(xlabel=r"$\theta_1$: going on", ylabel=r"$\theta_2$: taking the reward")
-    axes.set(xlim=(float(x[0]), float(x[-1])), ylim=(float(y[0]), float(y[-1])))
+def plot_slope(theta: Tensor, performances: Tensor, slope: float) -> Figure:
+    """The performance over one parameter, and the line that touches it at 0."""
+    figure, (axes,) = new_figure(2.7)
+    now, near = float(performances[theta.abs().argmin()]), theta[theta.abs() <= 2.5]
+    axes.plot(theta, performances, color=color("v"))
+    axes.plot(near, now + slope * near, color=color("exact"), linewidth=1.2)
+    axes.plot(0, now, "o", color=color("exact"), markersize=6)
+    note(axes, f"slope {slope:.3f}".replace("-", "−"), (0, now), (12, 8), ha="left")
+    axes.set(xlabel=r"preference $\theta$ for searching", ylabel=r"performance $J(\theta)$")
+    axes.set_xlim(float(theta[0]), float(theta[-1]))
     return figure
 
 
@@ -347,30 +331,13 @@ def plot_fields(x: Tensor, y: Tensor, fields: Mapping[str, Tensor], curls: Seque
             x.numpy(), y.numpy(), curl.T.numpy(), cmap="PuOr", vmin=-limit, vmax=limit, shading="auto", rasterized=True
         )
         u, v = (part.T.numpy() for part in field.unbind(-1))
-        axes.streamplot(x.numpy(), y.numpy(), u, v, color="#000000", density=0.6, linewidth=0.8)
+        axes.streamplot(x.numpy(), y.numpy(), u, v, color="#000000", density=0.45, linewidth=0.8)
         axes.plot(radius * angle.cos(), radius * angle.sin(), color="#B3201A", linestyle="--")
         axes.set(title=title, xlabel=r"$\theta_1$", xticks=[-4, 0, 4], box_aspect=1)
     panels[0].set_ylabel(r"$\theta_2$")
     figure.colorbar(
         image, ax=panels, label="curl", orientation="horizontal", aspect=30, ticks=[-limit, 0, limit], format="%.2g"
     )
-    return figure
-
-
-@drawn
-def plot_rates(gaps: Mapping[str, Tensor], bounds: Mapping[str, Tensor]) -> Figure:
-    """The distance to the best performance as a share of its bound, against the number of steps, from 1."""
-    figure, (axes,) = new_figure(3.0)
-    lines = {}
-    for (label, gap), line in zip(gaps.items(), STYLES, strict=False):
-        if label in bounds:
-            steps = torch.arange(1, len(gap) + 1)
-            (lines[label],) = axes.loglog(steps, gap / bounds[label], color=color("v"), linestyle=line)
-    axes.axhline(1.0, color=color("exact"), linewidth=1.2)
-    axes.annotate("the bound", (0, 1.0), (4, -3), ("axes fraction", "data"), "offset points", va="top")
-    axes.set(xlabel="steps $t$", ylabel=r"distance $\delta_t$ / its bound")
-    axes.set_ylim(top=3.0)
-    label_ends(axes, lines)
     return figure
 
 

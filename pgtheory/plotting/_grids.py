@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -102,27 +101,6 @@ def plot_value_grid(
         axes.plot([column + 0.5] * 2, ends, color=color("exact"), linewidth=3, solid_capstyle="butt", zorder=6)
     _bare(axes, rows, columns)
     figure.colorbar(image, ax=axes, label=label, shrink=0.85)
-    return figure
-
-
-@drawn
-def plot_visitation_maps(maps: Mapping[str, Tensor], *, icons: Sequence[str]) -> Figure:
-    """The share of the discounted visitation that falls on each cell, as the area of a dot, one map per entry."""
-    figure, panels = new_figure(1.95, 1, len(maps))
-    top = max(float(values.max()) for values in maps.values())
-    for axes, (title, values) in zip(panels, maps.items(), strict=True):
-        rows, columns = values.shape
-        for cell, share in enumerate(values.flatten().tolist()):
-            row, column = divmod(cell, columns)
-            if icons[cell] == "hazard":
-                _icon(axes, row, column, "hazard", color("exact"))
-            radius = 0.62 * math.sqrt(share / top)
-            dot = mpl.patches.Circle((column, row), radius, color=color("pi"), zorder=3, linewidth=0)
-            axes.add_patch(dot)
-            if icons[cell] == "goal":
-                axes.plot(column, row, "*", color=color("exact"), markersize=9, markeredgecolor="none", zorder=4)
-        _bare(axes, rows, columns)
-        axes.set_xlabel(title)
     return figure
 
 
