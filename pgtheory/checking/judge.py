@@ -390,9 +390,8 @@ def _concluded(
     before = search.reports[:-1]
     if not report.ok:
         named = [(f, r) for f, r in search.reports if r.mistakes]
-        return min(named or search.reports, key=lambda pair: (not pair[0].layout.is_canonical, len(pair[1].mistakes)))[
-            1
-        ]
+        best = min(named, key=lambda p: (not p[0].layout.is_canonical, len(p[1].mistakes)), default=search.reports[0])
+        return best[1]
     turned = not form.layout.is_canonical and not form.layout.lacks_batch
     batch = [r for f, r in before if f.layout.is_canonical]
     if turned and batch and not declared_layout:

@@ -99,7 +99,8 @@ def verdict(check: "Check", trial: Trial) -> Report:
     nearest = min(faults, key=lambda name: len(faults[name]))
     wrong_in = faults[nearest]
     delicate = _without_excuses(trial)
-    exact = [name for name, f in check.right.items() if name and _is_same(trial, f)] if not wrong_in else []
+    plain = "" in faults and not faults[""]  # the usual form needs no word
+    exact = [name for name, f in check.right.items() if _is_same(trial, f)] if not (wrong_in or plain) else []
     kind = (f"it is {exact[0]}",) if exact else ()
     if not wrong_in:
         return _report(check, trial, True, remarks=kind)
