@@ -110,8 +110,15 @@ def _shorter(svg: str) -> str:
     def rounded(match: re.Match[str]) -> str:
         return re.sub(r"-?\d+\.\d+", lambda number: _two_digits(float(number[0])), match[0])
 
-    svg = re.sub(r' d="[^"]*"|translate\([^)]*\)|<use [^>]*>', rounded, svg)
-    return re.sub(r' d="([^"]*)"', _steps, svg)
+    def together(match: re.Match[str]) -> str:
+        style = f' style="{match[1]}"'
+        return f"<g{style}>\n{match[0].replace(style, '')}</g>\n"
+
+    svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|^ +", "", svg, flags=re.S | re.M)
+    svg = re.sub(r' d="[^"]*"|translate\([^)]*\)|<use [^>]*>', rounded, re.sub(r"\n+", "\n", svg))
+    # Dots of one kind have their style once, and letters a short name.
+    svg = re.sub(r'(?:<use [^>]*? style="([^"]*)"/>\n)(?:<use [^>]*? style="\1"/>\n)+', together, svg)
+    return re.sub(r' d="([^"]*)"', _steps, svg.replace("DejaVuSans-", "D"))
 
 
 class Drawing:
