@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -53,6 +53,14 @@ def check_callable(name: str, value: object) -> None:
     """Raise `TypeError` unless `value` can be called (a class cannot, here)."""
     if isinstance(value, type) or not callable(value):
         raise TypeError(f"{name} must be a function, not {named(value)}")
+
+
+def check_callables(name: str, value: object) -> None:
+    """Raise `TypeError` unless `value` is a mapping whose values can be called."""
+    check_instance(name, value, Mapping)
+    assert isinstance(value, Mapping)
+    for key, function in value.items():
+        check_callable(f"{name}[{key!r}]", function)
 
 
 def check_flag(name: str, value: object) -> bool:

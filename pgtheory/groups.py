@@ -444,7 +444,7 @@ def group_bias_ledger(
     check_table(mdp, "preferences", preferences, 2)
     horizon, size = _checks.check_count("horizon", horizon), _checks.check_count("size", size)
     losses = group_loss_variants() if losses is None else losses
-    _check_losses(losses)
+    _checks.check_callables("losses", losses)
     h = preferences.detach()
     target = exact_policy_gradient(mdp, h, 1.0)
     policy = softmax_policy(h, available=mdp.available)
@@ -525,13 +525,6 @@ def _group_gradients(
         slopes = loss_slopes(value, log_probs[group], drawn.rewards, 1.0, drawn.mask)
         weights = log_policy_gradient(policy, add_up(drawn, slopes, policy).sum(1))
         yield group_probabilities(group, probabilities), weights
-
-
-def _check_losses(losses: object) -> None:
-    _checks.check_instance("losses", losses, Mapping)
-    assert isinstance(losses, Mapping)
-    for name, loss in losses.items():
-        _checks.check_callable(f"losses[{name!r}]", loss)
 
 
 def _checked_beta(beta: object, ref_log_probs: Tensor | None) -> float:

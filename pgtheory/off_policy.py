@@ -144,9 +144,7 @@ def bounded_importance_weights(
     """
     _checks.check_choice("level", level, ("step", "trajectory", "geometric_mean"))
     _checks.check_choice("beyond", beyond, ("truncate", "drop"))
-    cap = _checks.check_real("cap", cap)
-    if not cap >= 1.0:
-        raise ValueError(f"cap must be at least 1, not {cap}")
+    cap = _checked_cap(cap)
     log_ratio = _ratios.log_ratio(log_probs, sampler_log_probs, mask, "sampler_log_probs").detach()
     mask = torch.ones_like(log_ratio, dtype=torch.bool) if mask is None else mask
     log_ratio = _ratios.at_level(log_ratio, mask, level)
@@ -180,9 +178,7 @@ def off_policy_losses(*, cap: float = 2.0) -> dict[str, OffPolicyLoss]:
         >>> list(off_policy_losses())[:4]
         ['sequence ratio', 'no ratio', 'token ratio', 'token ratio, truncated']
     """
-    cap = _checks.check_real("cap", cap)
-    if not cap >= 1.0:
-        raise ValueError(f"cap must be at least 1, not {cap}")
+    cap = _checked_cap(cap)
     return {
         "sequence ratio": _weighted(level="trajectory"),
         "no ratio": _weighted(level=None),
@@ -251,7 +247,7 @@ def off_policy_ledger(
     size = _checks.check_count("size", size, at_most=BATCH_LIMIT)
     gamma = _checks.check_gamma(gamma)
     losses = off_policy_losses() if losses is None else losses
-    _check_losses(losses)
+    _checks.check_callables("losses", losses)
     for name, table in (("sampler", sampler), ("old_policy", old_policy)):
         if table is not None:
             check_table(mdp, name, table, 2)
@@ -366,8 +362,8 @@ def _cispo(group: OffPolicyGroup) -> Tensor:
     return -masked_mean(weights * advantages * group.log_probs, group.mask)
 
 
-def _check_losses(losses: object) -> None:
-    _checks.check_instance("losses", losses, Mapping)
-    assert isinstance(losses, Mapping)
-    for name, loss in losses.items():
-        _checks.check_callable(f"losses[{name!r}]", loss)
+def _checked_cap(cap: object) -> float:
+    number = _checks.check_real("cap", cap)
+    if not number >= 1.0:
+        raise ValueError(f"cap must be at least 1, not {number}")
+    return number

@@ -6,7 +6,6 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-import yaml
 from torch import Tensor
 
 ROOT = Path(__file__).parents[1]
@@ -16,6 +15,11 @@ F64 = torch.float64
 def seeded(seed: int = 0) -> torch.Generator:
     """A generator of random numbers of its own, so that no test depends on another."""
     return torch.Generator().manual_seed(seed)
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    """Standard normal numbers in float64, the same each time."""
+    return torch.randn(shape, generator=seeded(seed), dtype=F64)
 
 
 def assert_same_up_to_rounding(found: Tensor, expected: Tensor, ulps: int = 4) -> None:
@@ -30,12 +34,6 @@ def assert_same_up_to_rounding(found: Tensor, expected: Tensor, ulps: int = 4) -
     torch.testing.assert_close(found, expected, rtol=0.0, atol=tolerance)
 
 
-def numbered_chapters() -> list[Path]:
-    """The chapters with a number, each of which has its module, in the order of the book."""
-    parts = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))["parts"]
-    return [ROOT / f"{entry['file']}.ipynb" for part in parts if part["numbered"] for entry in part["chapters"]]
-
-
 def load(path: str) -> ModuleType:
     """A file of Python that belongs to no package, by its place in the repository."""
     spec = importlib.util.spec_from_file_location(f"under_test_{Path(path).stem}", ROOT / path)
@@ -44,3 +42,8 @@ def load(path: str) -> ModuleType:
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where its named tuples look it up
     spec.loader.exec_module(module)
     return module
+
+
+def numbered_chapters() -> list[Path]:
+    """The chapters with a number, each of which has its module, in the order of the book."""
+    return list(load(".ci/exercises.py").chapters())

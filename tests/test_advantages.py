@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import F64, randn, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -17,16 +18,6 @@ from pgtheory.softmax_policy import softmax_policy
 from pgtheory.trajectories import enumerate_trajectories
 from pgtheory.value_functions import advantages as exact_advantages
 from pgtheory.value_functions import state_values
-
-F64 = torch.float64
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=seeded(seed), dtype=F64)
 
 
 def short_mdp() -> FiniteMDP:

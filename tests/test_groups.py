@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import F64, randn
 from torch import Tensor
 
 from pgtheory import gallery
@@ -24,16 +25,7 @@ from pgtheory.policy_gradient import exact_policy_gradient, expected_gradient
 from pgtheory.softmax_policy import log_softmax_policy, softmax_policy
 from pgtheory.trajectories import at_steps, enumerate_trajectories
 
-F64 = torch.float64
 VARIANTS = ("grpo", "dr_grpo", "dapo", "gspo", "rloo")
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=seeded(seed), dtype=F64)
 
 
 def two_prompts() -> FiniteMDP:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import F64, seeded
+from helpers import F64, randn, seeded
 from torch import Tensor
 
 from pgtheory import gallery
@@ -31,10 +31,6 @@ from pgtheory.value_functions import advantages
 TREE = gallery.token_tree(2, 2, reward=lambda prompt, tokens: float(tokens in ((1,), (0, 1))) + 0.5 * prompt, eos=1)
 PROMPTS = gallery.token_tree(3, 2, reward=lambda x, y: float(y[-1] == x), eos=0, n_prompts=2, initial=[0.3, 0.7])
 SMALL = gallery.two_state_toy()
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=seeded(seed), dtype=F64)
 
 
 def two_policies(mdp: FiniteMDP, step: float) -> tuple[Tensor, Tensor]:

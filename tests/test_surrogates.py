@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from helpers import F64, randn, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -28,16 +29,6 @@ from pgtheory.surrogates import (
     surrogate_objective,
 )
 from pgtheory.trajectories import Trajectories, at_steps, enumerate_trajectories
-
-F64 = torch.float64
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=seeded(seed), dtype=F64)
 
 
 def two_prompts() -> FiniteMDP:

@@ -6,20 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from helpers import F64, randn, seeded
 from torch import Tensor
 
 from pgtheory.token_log_probs import projected_token_log_probs, token_log_probs
 
-F64 = torch.float64
 MODULE = sys.modules[token_log_probs.__module__]  # `pgtheory.token_log_probs` is the function
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=seeded(seed), dtype=F64)
 
 
 @pytest.mark.equation("eq-token-log-prob")

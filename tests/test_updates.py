@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium
 import pytest
 import torch
-from helpers import F64, seeded
+from helpers import F64, randn, seeded
 from torch import Tensor, nn
 
 from pgtheory.mdp import FiniteMDP
@@ -23,10 +23,6 @@ RUNS, SURROGATES, PPO = (
     sys.modules[f"pgtheory.training.{name}"] for name in ("_reinforce_runs", "_surrogate_runs", "_ppo")
 )
 LR = 0.3
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=seeded(seed), dtype=F64)
 
 
 def wandering() -> FiniteMDP:

@@ -17,7 +17,6 @@ MASK_ARGS = (
     Arg("padding", "B T", of=lambda x: ~x.mask, flag=True),
 )
 _BOOTSTRAPS = frozenset(["last_value", "next_value", "next_values"])
-_PLURAL = frozenset(["masks", "batch_masks", "masks_t"])
 
 
 def settle(name: str, roles: tuple[str, ...], others: frozenset[str]) -> str | None:

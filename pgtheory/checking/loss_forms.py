@@ -37,7 +37,6 @@ ARGS = (
         asked=True,
     ),
 )
-_IN_PLACE_OF = ("actions", "logits", "dist", "neg_log_probs", "probs", "ratio", "returns")
 EXAMPLE = "call=lambda x: f(x.log_probs, x.rewards, x.gamma, mask=x.mask)  # [N, T]"
 
 

@@ -192,11 +192,6 @@ class Space:
         return math.prod(len(axis.names) for axis in self.axes)
 
 
-def same_slopes(one: Tensor, other: Tensor) -> bool:
-    """Whether two sets of slopes are the same, but for what right losses may differ in."""
-    return bool(_agree(one.flatten()[None], other.flatten()))
-
-
 def _total(parts: Tensor, scale: Tensor) -> Tensor:
     """The slopes `[H, n]` of the sum of the parts; a part of unknown scale is not there, or is alone."""
     scales = scale.T[..., None]
