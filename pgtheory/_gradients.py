@@ -91,14 +91,17 @@ def slopes_of(loss: Callable[..., Tensor], batches: Sequence[Tensor]) -> Tensor:
         slopes: Tensor = torch.func.vmap(torch.func.grad(value))(*batches)
     except RuntimeError:  # code that depends on values, such as `if` or boolean indexing
         each = zip(*batches, strict=True)
-        return torch.stack([_slope(value(leaf := x.clone().requires_grad_(), *rest), leaf) for x, *rest in each])
+        return torch.stack([slope_of(loss, x, *rest) for x, *rest in each])
     return slopes
 
 
-def _slope(loss: Tensor, log_probs: Tensor) -> Tensor:
-    if not loss.requires_grad:
+def slope_of(loss: Callable[..., Tensor], log_probs: Tensor, *others: Tensor) -> Tensor:
+    """The derivatives of a loss by the first of its arguments."""
+    leaf = log_probs.detach().clone().requires_grad_()
+    value = _checked_loss(loss(leaf, *others))
+    if not value.requires_grad:
         return torch.zeros_like(log_probs)
-    return torch.autograd.grad(loss, log_probs, materialize_grads=True, allow_unused=True)[0]
+    return torch.autograd.grad(value, leaf, materialize_grads=True, allow_unused=True)[0]
 
 
 def _checked_loss(loss: Tensor) -> Tensor:
