@@ -85,7 +85,7 @@ def slopes_of(loss: Callable[..., Tensor], batches: Sequence[Tensor]) -> Tensor:
     """The derivatives of the loss of each batch by the first of its tensors."""
 
     def value(*batch: Tensor) -> Tensor:
-        return _checked_loss(loss(*batch))
+        return checked_loss(loss(*batch))
 
     try:
         slopes: Tensor = torch.func.vmap(torch.func.grad(value))(*batches)
@@ -98,13 +98,13 @@ def slopes_of(loss: Callable[..., Tensor], batches: Sequence[Tensor]) -> Tensor:
 def slope_of(loss: Callable[..., Tensor], log_probs: Tensor, *others: Tensor) -> Tensor:
     """The derivatives of a loss by the first of its arguments."""
     leaf = log_probs.detach().clone().requires_grad_()
-    value = _checked_loss(loss(leaf, *others))
+    value = checked_loss(loss(leaf, *others))
     if not value.requires_grad:
         return torch.zeros_like(log_probs)
     return torch.autograd.grad(value, leaf, materialize_grads=True, allow_unused=True)[0]
 
 
-def _checked_loss(loss: Tensor) -> Tensor:
+def checked_loss(loss: Tensor) -> Tensor:
     if not isinstance(loss, Tensor):
         raise TypeError(f"loss must return a scalar torch.Tensor, not {type(loss).__name__}")
     if not loss.is_floating_point():

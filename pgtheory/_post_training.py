@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pgtheory import _checks, _ranks, _ratios
 from pgtheory._checkpoints import digest
-from pgtheory._gradients import slope_of
+from pgtheory._gradients import checked_loss, slope_of
 from pgtheory._masks import is_last_step
 from pgtheory._rewards import Decode, rated, shown, some
 from pgtheory.groups import GroupLoss, Variant, group_advantages, grpo_loss
@@ -273,7 +273,7 @@ class Run(Resumable):
             earned = torch.where(is_last_step(mask), rewards.unsqueeze(-1), 0.0)
             return reinforce_loss(log_probs, earned, 1.0, mask=mask) + penalty.sum(-1).mean()
         assert callable(s.loss)
-        return s.loss(log_probs, old, rewards, mask=mask) + penalty.sum(-1).mean()
+        return checked_loss(s.loss(log_probs, old, rewards, mask=mask)) + penalty.sum(-1).mean()
 
     def _accumulate(self, completions: Completions, slopes: Tensor) -> None:
         """Put the gradient of the loss into `grad`, a few completions at a time: Σ ∂L/∂ln π · ∇ln π, of all ranks."""
