@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["CheckpointError", "read_checkpoint", "write_checkpoint"]
+__all__ = ["CheckpointError", "digest", "kind", "read_checkpoint", "write_checkpoint"]
 
 # The first bytes of every header; then come the digest, DIGEST_SIZE characters, and the rest.
 BEGINNING = b'{"__metadata__":{"format":"pgtheory 1","sha256":"'
@@ -132,6 +132,22 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
         return _decoded(data)
     except MALFORMED as error:
         raise CheckpointError(f"{shown} has a checksum that is right, but is not well formed: {error}") from error
+
+
+def kind(value: Any) -> str:
+    """The dtype and the shape of a tensor, as text; the type of anything else."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    return type(value).__name__
+
+
+def digest(tensors: list[Tensor]) -> str:
+    """The beginning of a SHA-256 of tensors: their dtypes, shapes and bytes."""
+    total = hashlib.sha256()
+    for tensor in tensors:
+        total.update(kind(tensor).encode())
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return f"SHA-256 {total.hexdigest()[:16]}"
 
 
 def _checked(path: object) -> str:

@@ -85,23 +85,26 @@ def slopes_of(loss: Callable[..., Tensor], batches: Sequence[Tensor]) -> Tensor:
     """The derivatives of the loss of each batch by the first of its tensors."""
 
     def value(*batch: Tensor) -> Tensor:
-        return _checked_loss(loss(*batch))
+        return checked_loss(loss(*batch))
 
     try:
         slopes: Tensor = torch.func.vmap(torch.func.grad(value))(*batches)
     except RuntimeError:  # code that depends on values, such as `if` or boolean indexing
         each = zip(*batches, strict=True)
-        return torch.stack([_slope(value(leaf := x.clone().requires_grad_(), *rest), leaf) for x, *rest in each])
+        return torch.stack([slope_of(loss, x, *rest) for x, *rest in each])
     return slopes
 
 
-def _slope(loss: Tensor, log_probs: Tensor) -> Tensor:
-    if not loss.requires_grad:
+def slope_of(loss: Callable[..., Tensor], log_probs: Tensor, *others: Tensor) -> Tensor:
+    """The derivatives of a loss by the first of its arguments."""
+    leaf = log_probs.detach().clone().requires_grad_()
+    value = checked_loss(loss(leaf, *others))
+    if not value.requires_grad:
         return torch.zeros_like(log_probs)
-    return torch.autograd.grad(loss, log_probs, materialize_grads=True, allow_unused=True)[0]
+    return torch.autograd.grad(value, leaf, materialize_grads=True, allow_unused=True)[0]
 
 
-def _checked_loss(loss: Tensor) -> Tensor:
+def checked_loss(loss: Tensor) -> Tensor:
     if not isinstance(loss, Tensor):
         raise TypeError(f"loss must return a scalar torch.Tensor, not {type(loss).__name__}")
     if not loss.is_floating_point():

@@ -168,6 +168,8 @@ def _row_chunks(first: Tensor, *others: Tensor, width: int | None = None) -> Ite
     rows = first.shape[:-1]
     if len(rows) == 0:
         yield (first.unsqueeze(0), *(x.unsqueeze(0) for x in others))
+    elif width is None and first.numel() <= CHUNK:
+        yield (first, *others)
     elif len(rows) == 1:
         n = max(1, CHUNK // (first.shape[-1] if width is None else width))
         yield from zip(*(torch.split(x, n) for x in (first, *others)), strict=True)

@@ -111,6 +111,14 @@ def group_loss(log_probs: Tensor, old_log_probs: Tensor, rewards: Tensor, /, *, 
     return -(rewards.unsqueeze(-1) * log_probs * mask).sum(-1).mean()
 
 
+def small_gpt() -> pg.TinyGPT:
+    return pg.TinyGPT(3, context_length=4, width=2, n_layers=1, n_heads=1, generator=seeded(), dtype=F64)
+
+
+def lengths(completions: pg.Completions) -> Tensor:
+    return completions.lengths
+
+
 def trainer(**arguments: Any) -> pg.Trainer:
     policy = tabular()
     options = {"optimizer": descending(policy), "horizon": 50, "batch_size": 2, "generator": seeded()} | arguments
@@ -472,6 +480,17 @@ fresh("sample_rollout")(
 )
 
 
+@fresh("post_train")
+def _() -> Call:
+    decoding = {"max_tokens": 2, "end": 0, "temperature": 0.5, "top_k": 2, "top_p": 0.5}
+    optimization = {"learning_rate": 0.5, "weight_decay": 0.5, "max_grad_norm": 0.5, "kl_weight": 0.5}
+    amounts = {"steps": 1, "size": 2, "prompts_per_step": 1, "epochs": 1, "micro_batch": 1, "save_every": 1}
+    kept = {"seed": 0, "checkpoint": None, "resume": False, "progress": False, "decode": None}
+    arguments: dict[str, Any] = {"model": small_gpt(), "prompts": [torch.tensor([1, 2])], "reward": lengths}
+    arguments |= {"reference": small_gpt(), "loss": group_loss, "clip": 0.25}
+    return pg.post_train, arguments | decoding | optimization | amounts | kept
+
+
 # ---- The kinds of the arguments, by their names ----
 
 UNIT = partial(real, low=0.0, high=1.0)
@@ -501,14 +520,16 @@ KINDS: dict[str, Callable[..., list[Value]]] = {
     **dict.fromkeys(["gamma", "lam", "alpha", "beta", "p_heads", "stop_probability"], UNIT),
     **dict.fromkeys(["eps", "tau", "temperature", "rate", "step_size", "init_std"], NOT_NEGATIVE),
     **dict.fromkeys(["output_scale", "value_weight", "critic_step_size", "baseline_step_size"], NOT_NEGATIVE),
+    **dict.fromkeys(["learning_rate", "weight_decay", "kl_weight"], NOT_NEGATIVE),
     **dict.fromkeys(["r_left", "r_right", "r_search", "r_wait", "r_rescue", "entropy_weight"], real),
     **dict.fromkeys(["n", "horizon", "n_states", "n_actions", "n_steps", "n_updates", "n_episodes", "n_epochs"], count),
     **dict.fromkeys(
         ["n_minibatches", "n_inputs", "n_tokens", "n_prompts", "length", "size", "k", "branching", "width"], count
     ),
-    **dict.fromkeys(["batch_size"], count),
+    **dict.fromkeys(["batch_size", "max_tokens", "steps", "epochs", "save_every"], count),
+    **dict.fromkeys(["micro_batch", "prompts_per_step"], optional(count, alike)),
     **dict.fromkeys(["discount_states", "running_only", "transpose", "ordered", "zero_stake", "normalize"], flag),
-    **dict.fromkeys(["bootstrap", "exact", "progress"], flag),
+    **dict.fromkeys(["bootstrap", "exact", "progress", "resume"], flag),
     **dict.fromkeys(["visit", "level", "beyond", "average", "kind", "scale", "variant", "update"], choice),
     **dict.fromkeys(
         ["log_probs", "old_log_probs", "sampler_log_probs", "ref_log_probs", "advantages", "rewards", "values"], floats
@@ -679,6 +700,54 @@ def losses(x: Any) -> list[Value]:
     return [*found, *(Value(label, value) for label, value in values.items()), Value("none", {}, no_nan)]
 
 
+def language_model(x: Any) -> list[Value]:
+    values: dict[str, Any] = {"function": x.forward, "frozen": small_gpt().requires_grad_(False), "list": [x]}
+    return wrong_types() + [Value(label, value) for label, value in values.items()]
+
+
+def reference_model(_: Any) -> list[Value]:
+    """None is refused here, where the weight of the penalty is positive and the model has no adapters."""
+    values: dict[str, Any] = {"number": 1.0, "list": [small_gpt()]}
+    return wrong_types() + [Value(label, value) for label, value in values.items()]
+
+
+def token_prompts(x: Any) -> list[Value]:
+    values: dict[str, Any] = {"empty": [], "lists": [[1, 2]], "floats": [torch.ones(2)], "matrix": [torch.ones(1, 2)]}
+    values |= {"flags": [torch.ones(2) > 0], "none in it": [torch.ones(0).long()], "meta": [x[0].to("meta")]}
+    values |= {"negative": [-x[0]], "text inside": ["12"], "None inside": [None], "number": 1}
+    found = wrong_types() + [Value(label, value) for label, value in values.items()]
+    equal = {"tuple": tuple(x), "other integers": [x[0].to(torch.uint8)]}
+    return found + [Value(label, value, same) for label, value in equal.items()]
+
+
+def end_tokens(x: int) -> list[Value]:
+    found = [value._replace(check=alike) if value.label in ("None", "list") else value for value in FROM_0(x)]
+    values: dict[str, Any] = {"floats": [0.0], "negative inside": [0, -1], "None inside": [None], "text inside": ["0"]}
+    return [*found, *(Value(label, value) for label, value in values.items()), Value("several", (0, 2), alike)]
+
+
+def reward_of_completions(x: Any) -> list[Value]:
+    found = [value for value in function(x) if value.label != "gives integers"]
+    values: dict[str, Any] = {"nan": torch.tensor([[0.0, math.nan]]), "inf": torch.tensor([[math.inf, 0.0]])}
+    values |= {
+        "a list": [[0.0, 0.0]],
+        "flat": torch.zeros(2),
+        "three": torch.zeros(1, 3),
+        "texts": np.array([["", ""]]),
+    }
+    found += [Value(f"gives {label}", lambda _, value=value: value) for label, value in values.items()]
+    return [*found, Value("gives flags", lambda _: torch.ones(1, 2) > 0, alike)]
+
+
+def decoder(_: Any) -> list[Value]:
+    found = [value for value in wrong_types() if value.label not in ("None", "type")]
+    return [*found, Value("number", 1), Value("list", [str])]
+
+
+def path(_: Any) -> list[Value]:
+    return [value for value in wrong_types("text") if value.label != "None"] + [Value("number", 1.5)]
+
+
 def alike_or_more(answer: Any, canonical: Any) -> bool:
     return len(answer) > len(canonical)
 
@@ -782,6 +851,12 @@ special("PPOTrainer", critic=critic, max_norm=partial(real, low=0.0, at_infinity
 special("sample_rollout", after=last_rollout, n_steps=but(count, tensor=alike, **{"np.int64": alike}))
 special("PPOTrainer.run", n_updates=but(count, tensor=alike, **{"np.int64": alike}))
 special("monte_carlo_values", trajectories=but(trajectories, actions_large=same, actions_negative=same))  # unread
+
+
+special("post_train", model=language_model, reference=reference_model, prompts=token_prompts, end=end_tokens)
+special("post_train", reward=reward_of_completions, decode=decoder, checkpoint=path, progress=optional(flag, alike))
+special("post_train", top_k=optional(count, alike), top_p=optional(UNIT, alike), seed=FROM_0)
+special("post_train", max_grad_norm=optional(NOT_NEGATIVE, alike))
 
 
 def kind_of(name: str, argument: str) -> Callable[..., list[Value]]:

@@ -24,7 +24,7 @@ ORDER = [
     ["_ratios", "surrogates", "advantages"],
     ["_checkpoints", "training"],  # the loops of both: REINFORCE and PPO
     ["_each_group", "groups", "off_policy"],
-    ["token_log_probs", "language_models", "tiny_gpt"],
+    ["token_log_probs", "language_models", "tiny_gpt", "_ranks", "_rewards", "_post_training", "post_training"],
     ["checking"],
 ]
 # Imports that stand inside a function, because what is imported builds on the module: `FiniteMDP.from_gymnasium` and

@@ -1,19 +1,12 @@
 """What a checkpoint says about the trainer that wrote it: enough to refuse the file of another run, in plain values."""
 
-import hashlib
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from pgtheory._checkpoints import digest, kind
 from pgtheory.mdp import FiniteMDP
-
-
-def kind(value: Any) -> str:
-    """The dtype and the shape of a tensor, as text; the type of anything else."""
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
-    return type(value).__name__
 
 
 def of_module(name: str, module: nn.Module) -> dict[str, Any]:
@@ -56,15 +49,6 @@ def of_source(name: str, source: Any) -> dict[str, Any]:
         f"{name} autoreset": "NEXT_STEP" if mode is None else mode.name,
         **_options(name, source.spec),
     }
-
-
-def digest(tensors: list[Tensor]) -> str:
-    """The beginning of a SHA-256 of tensors: their dtypes, shapes and bytes."""
-    total = hashlib.sha256()
-    for tensor in tensors:
-        total.update(kind(tensor).encode())
-        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return f"SHA-256 {total.hexdigest()[:16]}"
 
 
 def _named(envs: Any) -> str:

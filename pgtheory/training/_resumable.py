@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pgtheory._checkpoints import CheckpointError, read_checkpoint, write_checkpoint
-from pgtheory.training._configuration import kind, of_module, of_optimizer
+from pgtheory._checkpoints import CheckpointError, kind, read_checkpoint, write_checkpoint
+from pgtheory.training._configuration import of_module, of_optimizer
 
 Result = TypeVar("Result")
 
@@ -91,7 +91,7 @@ class Resumable(ABC):
             TypeError: `path` is no path.
         """
         state = self.state_dict()
-        rows = torch.tensor(state["history"], dtype=torch.float64)
+        rows = self._packed(state["history"])
         write_checkpoint(path, {**state, "history": rows, "configuration": self._configuration()})
 
     def load(self, path: str | os.PathLike[str]) -> None:
@@ -105,7 +105,7 @@ class Resumable(ABC):
         state = read_checkpoint(path)
         try:
             theirs = dict(state.pop("configuration"))
-            state["history"] = [(int(row[0]), *row[1:]) for row in state["history"].tolist()]
+            state["history"] = self._unpacked(state["history"])
         except MALFORMED as error:
             raise CheckpointError(f"{path} does not hold the state of a trainer") from error
         if differences := _differences(theirs, self._configuration()):
@@ -126,6 +126,14 @@ class Resumable(ABC):
     @abstractmethod
     def _record(self, row: tuple[Any, ...]) -> Any:
         """An entry of the history, of its entries."""
+
+    def _packed(self, rows: list[tuple[Any, ...]]) -> Any:
+        """The history as a file holds it: numbers, in one tensor."""
+        return torch.tensor(rows, dtype=torch.float64)
+
+    def _unpacked(self, rows: Any) -> list[tuple[Any, ...]]:
+        """The inverse of `_packed`."""
+        return [(int(row[0]), *row[1:]) for row in rows.tolist()]
 
     def _configuration(self) -> dict[str, Any]:
         """What two trainers have to agree in, so that one may load the state of the other."""
@@ -257,8 +265,8 @@ def _check_generator(generator: torch.Generator, value: Any) -> None:
 def _check_history(value: Any, record: Callable[[tuple[Any, ...]], Any]) -> None:
     for i, row in enumerate(value):
         try:
-            numbers = [isinstance(number, int | float) for number in record(row)]
+            plain = [isinstance(entry, int | float | str) for entry in record(row)]
         except TypeError as error:
             raise ValueError(f"history[{i}] is no record of this trainer: {error}") from error
-        if not all(numbers):
-            raise ValueError(f"history[{i}] is {row}, expected numbers")
+        if not all(plain):
+            raise ValueError(f"history[{i}] is {row}, expected numbers or text")
