@@ -84,7 +84,7 @@ def reinforce_loss(
         actions were drawn from the policy that is differentiated, and b is independent of :math:`A_t` given
         :math:`S_t` (:eq:`eq-reinforce`, :eq:`eq-baseline-condition`). Where episodes are cut off after T
         steps, it is minus the gradient of the expected return of these T steps. With `discount_states=False` and
-        :math:`\gamma < 1` it is the gradient of no function.
+        :math:`\gamma < 1` it is in general, with two or more parameters, the gradient of no function.
 
     Source:
         Williams, "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning", 1992;

@@ -103,7 +103,7 @@ MISTAKES = (
         "δ is right, but the factor (1 - done) is missing from the recursion: advantages hold errors of the next "
         "episode.",
         "A row with one episode only is right.",
-        (issue("vietnh1009/Super-mario-bros-PPO-pytorch", 21), pull("pytorch/rl", 2773)),
+        (issue("vietnh1009/Super-mario-bros-PPO-pytorch", 21),),
         (
             gae(cut=none),
             gae(cut=lambda s: s.truncated),

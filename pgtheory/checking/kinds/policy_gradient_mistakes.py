@@ -62,7 +62,7 @@ MISTAKES = (
         "gamma_t_dropped",
         "γ^t dropped",
         "For J = E[G_0] the term of step t has the weight γ^t G_t. Without γ^t late steps count too much, and the "
-        "result is the gradient of no function.",
+        "result is in general, with two or more parameters, the gradient of no function.",
         "It is right at γ = 1 and in episodes of one step.",
         (_NOTA, arxiv("Zhang et al., 2022", "2010.01069"), issue("ufal/npfl122", 117), issue("pytorch/examples", 744)),
         *_losses(discount=["dropped"]),
