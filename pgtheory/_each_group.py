@@ -1,4 +1,4 @@
-"""All groups of responses to one prompt, up to their order, with their probabilities."""
+"""All groups of responses to one prompt, up to their order, with their probabilities, and sums over them."""
 
 import itertools
 import math
@@ -44,3 +44,21 @@ def group_probabilities(group: Int[Tensor, "n size"], probabilities: Tensor) -> 
     # Factor by factor, the product is the probability of the first i responses as a group: it cannot overflow.
     factors = wide(probabilities)[group] * place / so_far
     return factors.cumprod(-1)[:, -1]
+
+
+class Moments:
+    """The mean of directions of ascent and the trace of their covariance, added up chunk by chunk."""
+
+    def __init__(self, near: Float[Tensor, "S A"]) -> None:
+        """Start from nothing; `near` is a table that the mean is expected near to."""
+        self.near, self.mean, self.square = near, torch.zeros_like(near), 0.0
+
+    def add(self, probabilities: Float[Tensor, "n"], gradients: Float[Tensor, "n S A"]) -> None:
+        """Add gradients of losses, whose negatives are the directions of ascent, with their probabilities."""
+        self.mean -= torch.einsum("n,nsa->sa", probabilities, gradients)
+        self.square += float(probabilities @ (gradients + self.near).flatten(1).square().sum(-1))
+
+    def variance(self) -> float:
+        """The trace of the covariance, when all has been added."""
+        # Var[x] = E‖x − c‖² − ‖E[x] − c‖², whatever c; the nearer to the mean, the more digits are left
+        return max(0.0, self.square - float((self.mean - self.near).square().sum()))

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pgtheory import _checks, _ratios
-from pgtheory._each_group import group_probabilities, groups_up_to_order, prompts
+from pgtheory._each_group import Moments, group_probabilities, groups_up_to_order, prompts
 from pgtheory._gradients import add_up, compare, log_policy_gradient, loss_slopes, rounding_of_gradient
 from pgtheory._masks import taken
 from pgtheory._precision import wide
@@ -451,14 +451,11 @@ def group_bias_ledger(
     rounding = rounding_of_gradient(discounted_visitation(mdp, policy, 1.0), policy, action_values(mdp, policy, 1.0))
     rows = []
     for name, loss in losses.items():
-        mean, square = torch.zeros_like(target), 0.0
+        steps = Moments(target)
         for weight, prompt in prompts(mdp):
             for probability, gradient in _group_gradients(loss, prompt, preferences, horizon, size):
-                mean -= weight * torch.einsum("n,nsa->sa", probability, gradient)
-                square += float(weight * (probability @ (gradient + target).flatten(1).square().sum(-1)))
-        # Var[x] = E‖x − c‖² − ‖E[x] − c‖², whatever c; the nearer to the mean, the more digits are left
-        variance = max(0.0, square - float((mean - target).square().sum()))
-        rows.append(LedgerRow(name, mean, *compare(mean, target, rounding), variance))
+                steps.add(weight * probability, gradient)
+        rows.append(LedgerRow(name, steps.mean, *compare(steps.mean, target, rounding), steps.variance()))
     return rows
 
 

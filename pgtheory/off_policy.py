@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pgtheory import _checks, _ratios
-from pgtheory._each_group import group_probabilities, groups_up_to_order, prompts
+from pgtheory._each_group import Moments, group_probabilities, groups_up_to_order, prompts
 from pgtheory._gradients import add_up, compare, log_policy_gradient, rounding_of_gradient, slopes_of
 from pgtheory._masks import taken
 from pgtheory._tables import check_policy_named, check_table
@@ -260,44 +260,33 @@ def off_policy_ledger(
     rounding = rounding_of_gradient(
         discounted_visitation(mdp, policy, gamma), policy, action_values(mdp, policy, gamma)
     )
-    found: dict[str, list[_Sums]] = {name: [] for name in losses}
+    steps = {name: Moments(target) for name in losses}
+    idle, may_pull = dict.fromkeys(losses, 0.0), 0.0
     for weight, prompt in prompts(mdp):
         for probability, groups, drawn in _groups(prompt, h, drawn_by, old, horizon, size):
+            chance = weight * probability
+            returns = groups.rewards.sum(-1)
+            unequal = (returns != returns[:, :1]).any(-1)[:, None, None] & groups.mask
+            may_pull += _expected_number(chance, unequal)
             for name, loss in losses.items():
                 slopes = slopes_of(lambda *fields, loss=loss: loss(OffPolicyGroup(*fields)), groups)
-                gradient = log_policy_gradient(policy, add_up(drawn, slopes, policy).sum(1))
-                found[name].append(_sums(weight * probability, gradient, target, slopes, groups))
+                steps[name].add(chance, log_policy_gradient(policy, add_up(drawn, slopes, policy).sum(1)))
+                idle[name] += _expected_number(chance, unequal & (slopes == 0))
     return [
-        _row(name, _Sums(*(torch.stack(x).sum(0) for x in zip(*sums, strict=True))), target, rounding)
-        for name, sums in found.items()
+        OffPolicyRow(
+            name,
+            sums.mean,
+            *compare(sums.mean, target, rounding),
+            sums.variance(),
+            idle[name] / may_pull if may_pull else math.nan,
+        )
+        for name, sums in steps.items()
     ]
 
 
-class _Sums(NamedTuple):
-    """Sums over groups: the ascent, the squares of its distances to ∇J, the idle tokens, all that may pull."""
-
-    mean: Tensor
-    square: Tensor
-    idle: Tensor
-    tokens: Tensor
-
-
-def _sums(probability: Tensor, gradient: Tensor, target: Tensor, slopes: Tensor, groups: OffPolicyGroup) -> _Sums:
-    returns = groups.rewards.sum(-1)
-    may_pull = (returns != returns[:, :1]).any(-1)[:, None, None] & groups.mask
-    return _Sums(
-        -torch.einsum("n,nsa->sa", probability, gradient),
-        probability @ (gradient + target).flatten(1).square().sum(-1),
-        probability @ (may_pull & (slopes == 0)).sum((1, 2)).to(probability.dtype),
-        probability @ may_pull.sum((1, 2)).to(probability.dtype),
-    )
-
-
-def _row(name: str, total: _Sums, target: Tensor, rounding: float) -> OffPolicyRow:
-    # Var[x] = E‖x − c‖² − ‖E[x] − c‖², whatever c
-    variance = max(0.0, float(total.square - (total.mean - target).square().sum()))
-    idle = float(total.idle / total.tokens)
-    return OffPolicyRow(name, total.mean, *compare(total.mean, target, rounding), variance, idle)
+def _expected_number(probability: Tensor, tokens: Tensor) -> float:
+    """How many tokens of a group are marked, on average."""
+    return float(probability @ tokens.sum((1, 2)).to(probability.dtype))
 
 
 def _groups(

@@ -458,6 +458,53 @@ def test_bootstrapped_returns_are_the_action_values_in_expectation() -> None:
         torch.testing.assert_close(mean, q[s, a], rtol=0, atol=1e-12)
 
 
+@pytest.mark.equation("eq-td-error-critic", "eq-actor-critic-bias")
+@pytest.mark.parametrize("name", ["quiz", "masked actions"])
+def test_one_step_actor_critic_is_off_by_how_the_error_differs_between_next_states(name: str) -> None:
+    mdp, preferences, _ = problem(name)
+    gamma, policy = 0.8, softmax_policy(preferences, available=mdp.available)
+    terminal = mdp.terminal.tolist()
+    v = state_values(mdp, policy, gamma).tolist()
+    error = torch.randn(mdp.n_states, generator=seeded(1), dtype=F64).where(~mdp.terminal, 0.0).tolist()
+
+    # Left side: every transition on the way of every episode, with its TD error and its score.
+    p, rewards = mdp.dynamics().tolist(), mdp.rewards.tolist()
+
+    def estimate(s: int, weight: float, critic: list[float]) -> Tensor:
+        """The sum of γ^t δ_t times the score, over all ways from s on; `weight` is their probability times γ^t."""
+        total = torch.zeros_like(preferences)
+        if terminal[s]:
+            return total
+        for a, after, r in itertools.product(range(mdp.n_actions), range(mdp.n_states), range(len(rewards))):
+            if (q := float(policy[s, a]) * p[s][a][after][r]) > 0:
+                td_error = rewards[r] + gamma * critic[after] - critic[s]
+                total[s] -= weight * q * td_error * policy[s]
+                total[s, a] += weight * q * td_error
+                total += estimate(after, weight * q * gamma, critic)
+        return total
+
+    def mean(critic: list[float]) -> Tensor:
+        return sum(
+            (estimate(s, mu, critic) for s, mu in enumerate(mdp.initial.tolist())), torch.zeros_like(preferences)
+        )
+
+    # Right side: γ η(s) π(a|s) (the mean error after a, less that after the policy's own action), η by its equation.
+    moved = torch.einsum("sa,sat->st", policy, mdp.transitions()) * ~mdp.terminal[:, None]
+    visits = torch.linalg.solve((torch.eye(mdp.n_states, dtype=F64) - gamma * moved).T, mdp.initial)
+    after = mdp.transitions() @ torch.tensor(error, dtype=F64)
+    bias = gamma * (visits * ~mdp.terminal)[:, None] * policy * (after - (policy * after).sum(-1, keepdim=True))
+
+    gradient = torch.autograd.functional.jacobian(
+        lambda h: performance(mdp, softmax_policy(h, available=mdp.available), gamma), preferences
+    )
+    wrong = mean([x + e for x, e in zip(v, error, strict=True)])
+    half = mean([x + e / 2 for x, e in zip(v, error, strict=True)])
+    assert bias.norm() > 0.01
+    torch.testing.assert_close(mean(v), gradient, rtol=0, atol=1e-12)
+    torch.testing.assert_close(wrong - gradient, bias, rtol=0, atol=1e-12)
+    torch.testing.assert_close(half - gradient, bias / 2, rtol=0, atol=1e-12)
+
+
 # --- the ledger: each row against an oracle of its own
 
 

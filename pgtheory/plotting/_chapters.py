@@ -529,16 +529,17 @@ def plot_seeds(
     *,
     ylabel: str,
     best_label: str,
-    ink: str = "v",
+    ink: str | Mapping[str, str] = "v",
 ) -> Figure:
     """What runs of a training loop recorded, a line for each seed, against the number of episodes drawn.
 
-    The groups differ in their line; the name of each stands beside the end of its median run.
+    The groups differ in their line, and may in their `ink`; the name of each stands beside the end of its median run.
     """
     figure, (axes,) = new_figure(3.0)
     medians = {}
     for (name, runs), line in zip(groups.items(), STYLES, strict=False):
-        lines = [axes.plot(episodes, run, color=color(ink), linestyle=line, linewidth=1.3)[0] for run in runs]
+        tone = color(ink if isinstance(ink, str) else ink[name])
+        lines = [axes.plot(episodes, run, color=tone, linestyle=line, linewidth=1.3)[0] for run in runs]
         medians[name] = lines[sorted(range(len(runs)), key=lambda k: runs[k][-1])[len(runs) // 2]]
     axes.axhline(best, color=color("exact"), linewidth=1.2)
     axes.annotate(best_label, (0, best), (3, 3), ("axes fraction", "data"), "offset points")
