@@ -153,7 +153,7 @@ def test_several_steps_and_epochs_are_those_of_one_process_and_all_ranks_stay_th
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file of False", "file of True", "ranks"]
 
 
-def test_each_rank_draws_its_own_and_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
+def test_a_resumed_run_of_several_ranks_is_the_uninterrupted_one(tmp_path: Path) -> None:
     def whole(rank: int) -> Any:
         model = tiny()
         history = run(model, prompts=PROMPTS[:1] * 2, steps=4, learning_rate=0.01)
@@ -172,6 +172,8 @@ def test_each_rank_draws_its_own_and_a_resumed_run_is_the_uninterrupted_one(tmp_
         assert str(found[rank][0]) == str(expected[0][0])
         assert all(torch.equal(p, q) for p, q in zip(found[rank][1], expected[0][1], strict=True))
 
+
+def test_each_rank_draws_its_own(tmp_path: Path) -> None:
     def drawn(rank: int) -> Any:
         seen = []
         run(tiny(), prompts=PROMPTS[:1] * 2, reward=lambda c: (seen.append(c.tokens), score(c))[1])
