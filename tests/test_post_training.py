@@ -63,17 +63,25 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Completions]:
 # --- the formulas, one token at a time
 
 
-def plain_filter(logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
-    """The log-probabilities of one row, after division by the temperature, of the k likeliest tokens alone."""
-    values = [float(z) for z in logits.detach()]
-    kept = sorted(range(len(values)), key=lambda v: (-values[v], v))[: top_k or len(values)]
-    total = sum(torch.exp(logits[v] / temperature) for v in kept)
-    rows = [torch.log(torch.exp(logits[v] / temperature) / total) if v in kept else None for v in range(len(values))]
-    return [logits.new_tensor(-math.inf) if row is None else row for row in rows]  # type: ignore[return-value]
+def plain_row(logits: Tensor, temperature: float, top_k: int | None, top_p: float | None) -> list[Tensor]:
+    """The log-probabilities of one row: of the k likeliest tokens alone, or of the fewest whose mass reaches p."""
+    weights = [torch.exp(z / temperature) for z in logits]
+    ranked = sorted(range(len(weights)), key=lambda v: (-float(weights[v].detach()), v))
+    kept, mass = [], 0.0
+    for v in ranked[: top_k or len(ranked)]:
+        if top_p is None or mass < top_p:
+            kept.append(v)
+            mass += float((weights[v] / sum(weights)).detach())
+    total = sum(weights[v] for v in kept)
+    return [torch.log(w / total) if v in kept else logits.new_tensor(-math.inf) for v, w in enumerate(weights)]
 
 
 def plain_log_probs(
-    model: TinyGPT, completions: Completions, temperature: float = 1.0, top_k: int | None = None
+    model: TinyGPT,
+    completions: Completions,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
 ) -> list[list[list[Tensor]]]:
     """The log-probability of each token of each completion of each prompt: one forward pass for each, no padding."""
     groups = []
@@ -83,7 +91,7 @@ def plain_log_probs(
         for k in range(completions.tokens.shape[1]):
             tokens = completions.tokens[b, k][completions.mask[b, k]]
             logits = model(torch.cat([begin, tokens])[None]).logits[0]
-            rows = [plain_filter(logits[len(begin) - 1 + t], temperature, top_k) for t in range(len(tokens))]
+            rows = [plain_row(logits[len(begin) - 1 + t], temperature, top_k, top_p) for t in range(len(tokens))]
             group.append([row[int(token)] for row, token in zip(rows, tokens, strict=True)])
         groups.append(group)
     return groups
@@ -224,16 +232,19 @@ def test_where_all_rewards_are_equal_nothing_is_worked_on_and_nothing_moves(monk
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), tiny().parameters(), strict=True))
 
 
-def test_a_token_that_top_k_has_come_to_leave_out_has_no_gradient(drawn: list[Completions]) -> None:
+@pytest.mark.parametrize("truncation", [{"top_k": 2}, {"top_p": 0.7}], ids=["top-k", "top-p"])
+def test_a_token_that_decoding_has_come_to_leave_out_has_no_gradient(
+    truncation: dict[str, Any], drawn: list[Completions]
+) -> None:
     model, other = tiny(), tiny()
-    run(model, loss="dr_grpo", top_k=2, epochs=3, learning_rate=0.05, clip=(1.0, math.inf))
+    run(model, loss="dr_grpo", **truncation, epochs=3, learning_rate=0.05, clip=(1.0, math.inf))
     (completions,) = drawn
-    old = detached(plain_log_probs(other, completions, top_k=2))
+    old = detached(plain_log_probs(other, completions, **truncation))
     left_out = 0
 
     def value() -> Tensor:
         nonlocal left_out
-        new = plain_log_probs(other, completions, top_k=2)
+        new = plain_log_probs(other, completions, **truncation)
         total = torch.zeros((), dtype=F64)
         for b, group in enumerate(new):
             advantages = plain_advantages(score(completions)[b].tolist(), "dr_grpo")
