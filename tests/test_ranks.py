@@ -60,9 +60,9 @@ def in_ranks(number: int, work: Callable[[int], Any], folder: Path, *, timeout: 
 
     def child(rank: int) -> None:
         torch.set_num_threads(1)  # the threads of the parent are not there
-        store = f"file://{folder}/store"
+        store = dist.FileStore(str(folder / "store"), number)
         wait = timedelta(seconds=timeout)
-        dist.init_process_group("gloo", init_method=store, rank=rank, world_size=number, timeout=wait)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=number, timeout=wait)
         try:
             result = work(rank)
         except Exception as error:
