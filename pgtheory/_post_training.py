@@ -308,7 +308,7 @@ class Run(Resumable):
             step=len(self.history) + 1,
             reward=float(batch.rewards.double().mean()),
             kl=kl,
-            entropy=-float(masked_mean(batch.old_log_probs, batch.mask)),
+            entropy=0.0 - float(masked_mean(batch.old_log_probs, batch.mask)),
             length=float(batch.mask.sum(-1).double().mean()),
             truncated=float(batch.truncated.double().mean()),
             clipped=float(masked_mean(outside, batch.mask)),

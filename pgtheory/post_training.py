@@ -63,9 +63,9 @@ def post_train(
 
     The losses are `"reinforce"`, `reinforce_loss` without a baseline; the variants `"rloo"`, `"grpo"`, `"dr_grpo"`,
     `"dapo"` and `"gspo"` of `grpo_loss`; `"ppo_clip"`, `ppo_clip_loss` with leave-one-out advantages; or a `GroupLoss`
-    of your own. Dr. GRPO divides by `max_tokens`. The penalty is k3 of `kl_estimate`, averaged as the loss
-    averages: for `"reinforce"` and your own, summed over tokens. No loss is made anew when a batch is cut in pieces or
-    spread over processes: the gradient is that of the whole batch, up to rounding.
+    of your own. Dr. GRPO divides by `max_tokens`. The penalty is k3 of `kl_estimate`, which says what that pulls to. It
+    is averaged as the loss averages; for `"reinforce"` and your own it is summed over tokens. The gradient is that of
+    the whole batch, up to rounding, however the batch is cut in pieces or spread over processes.
 
     Under `torchrun`, once `torch.distributed.init_process_group` was called, each process takes its share of the
     prompts, and all make the same updates. All are called with the same arguments. The first writes the checkpoint;

@@ -18,7 +18,7 @@ MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError
 
 
 class Resumable(ABC):
-    r"""What `Trainer` and `PPOTrainer` share: a run that goes on bit for bit, whatever has stopped it.
+    r"""What `Trainer`, `PPOTrainer` and `post_train` share: a run that goes on bit for bit, whatever has stopped it.
 
     An update that is stopped, by an error or by Ctrl-C, leaves everything as it was before it: policy, optimiser,
     generator, history. So does a `load` that fails. A `save` that fails, or whose process is killed, leaves the file
