@@ -91,8 +91,9 @@ def is_whole(check: Check, name: str) -> bool:
 
 def of_its_own(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A right form that takes all inputs, and uses those that it names."""
-    names = inspect.signature(function).parameters
-    return lambda **x: function(**{name: value for name, value in x.items() if name in names})
+    taken = inspect.signature(function).parameters
+    every = any(p.kind is p.VAR_KEYWORD for p in taken.values())
+    return lambda **x: function(**{name: value for name, value in x.items() if every or name in taken})
 
 
 def mutants(check: Check) -> dict[str, Change]:
@@ -109,7 +110,7 @@ def mutants(check: Check) -> dict[str, Change]:
         "the mean removed": lambda x, f: f(**x) - f(**x).mean(),
     }
     for arg in check.args:
-        if arg.of is not None:
+        if arg.of is not None or arg.asked:
             continue
         name = arg.name
         if arg.flag:
