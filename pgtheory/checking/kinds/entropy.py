@@ -247,7 +247,7 @@ def _entropy(
     """The entropy; times a coefficient if there is one, and taken off the loss if there is one."""
 
     def implementation(logits: Tensor, mask: Tensor, temperature: float, **rest: Any) -> Tensor:
-        h = sign * rest.get("entropy_coef", 1.0) * average(of_row(scale(logits, temperature)), mask)
+        h: Tensor = sign * rest.get("entropy_coef", 1.0) * average(of_row(scale(logits, temperature)), mask)
         loss = rest.get("loss", 0.0)
         return loss - h if rest.get("sign", "-" if float(loss) else "+") == "-" else h
 
@@ -278,7 +278,7 @@ def _surprise(z: Tensor, tokens: Tensor) -> Tensor:
 
 
 def _over(probabilities: Tensor) -> Tensor:
-    return -torch.special.xlogy(probabilities, probabilities).sum(-1)
+    return torch.special.entr(probabilities).sum(-1)
 
 
 def _each(of_row: Callable[..., Tensor], **options: Any) -> tuple[Callable[..., Tensor], ...]:
@@ -379,7 +379,7 @@ MISTAKES = (
         "The softmax is taken over the places of a sequence, or over the batch, not over the vocabulary.",
         "The result of a row changes with the other rows.",
         (issue("DeepReinforcementLearning/DeepReinforcementLearningInAction", 32),),
-        tuple(f for axis in (0, 1) for f in _each(lambda z, axis=axis: _over(z.softmax(axis)))),  # type: ignore[misc]
+        tuple(f for axis in (0, 1) for f in _each(lambda z, axis=axis: _over(z.softmax(axis)))),
         since="2.0",
     ),
     Mistake(
