@@ -34,10 +34,11 @@ if TYPE_CHECKING:  # for type checkers alone; a check that is not listed here ha
     from pgtheory.checking.kinds.softmax import check_softmax
     from pgtheory.checking.kinds.top_k import check_top_k
     from pgtheory.checking.kinds.top_p import check_top_p
+    from pgtheory.checking.kinds.value_loss import check_value_loss
 
     __all__ += ["check_advantages", "check_grpo", "check_kl", "check_mdp", "check_policy_gradient", "check_ppo"]
     __all__ += ["check_returns", "check_softmax", "check_top_k", "check_top_p"]
-    __all__ += ["check_entropy", "check_importance_weights", "check_log_probs"]
+    __all__ += ["check_entropy", "check_importance_weights", "check_log_probs", "check_value_loss"]
 else:  # each check is a file in `kinds`, and its function a name of this package
     _FUNCTIONS = {f.__name__: f for f in CHECKS.values() if getattr(f, "__name__", "").startswith("check_")}
     globals().update(_FUNCTIONS)

@@ -278,7 +278,7 @@ def _surprise(z: Tensor, tokens: Tensor) -> Tensor:
 
 
 def _over(probabilities: Tensor) -> Tensor:
-    return torch.special.entr(probabilities).sum(-1)
+    return -(probabilities * probabilities.clamp(min=1e-300).log()).sum(-1)
 
 
 def _each(of_row: Callable[..., Tensor], **options: Any) -> tuple[Callable[..., Tensor], ...]:
