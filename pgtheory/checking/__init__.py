@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # for type checkers alone; a check that is not listed here ha
     from pgtheory.checking.kinds.grpo import check_grpo
     from pgtheory.checking.kinds.importance_weights import check_importance_weights
     from pgtheory.checking.kinds.kl import check_kl
+    from pgtheory.checking.kinds.kl_in_reward import check_kl_in_reward
     from pgtheory.checking.kinds.log_probs import check_log_probs
     from pgtheory.checking.kinds.policy_gradient import check_policy_gradient
     from pgtheory.checking.kinds.ppo import check_ppo
@@ -38,7 +39,13 @@ if TYPE_CHECKING:  # for type checkers alone; a check that is not listed here ha
 
     __all__ += ["check_advantages", "check_grpo", "check_kl", "check_mdp", "check_policy_gradient", "check_ppo"]
     __all__ += ["check_returns", "check_softmax", "check_top_k", "check_top_p"]
-    __all__ += ["check_entropy", "check_importance_weights", "check_log_probs", "check_value_loss"]
+    __all__ += [
+        "check_entropy",
+        "check_importance_weights",
+        "check_kl_in_reward",
+        "check_log_probs",
+        "check_value_loss",
+    ]
 else:  # each check is a file in `kinds`, and its function a name of this package
     _FUNCTIONS = {f.__name__: f for f in CHECKS.values() if getattr(f, "__name__", "").startswith("check_")}
     globals().update(_FUNCTIONS)

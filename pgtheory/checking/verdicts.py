@@ -111,7 +111,7 @@ def verdict(check: "Check", trial: Trial) -> Report:
     for spare in (False, True):
         explained = [m for m in known if any(_explains(trial, f, wrong_in, delicate, spare) for f in m.implementations)]
         if explained and all(m.severity == "remark" for m in explained):
-            return _report(check, trial, True, remarks=tuple(f"{m.name}: {m.meaning}" for m in explained))
+            return _report(check, trial, True, remarks=(*kind, *(f"{m.name}: {m.meaning}" for m in explained)))
         if explained:
             first, *others = (m for m in explained if m.severity == "wrong")
             same = tuple(f"in these cases it is the same as: {m.name}" for m in others)

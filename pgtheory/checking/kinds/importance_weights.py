@@ -76,7 +76,8 @@ def check_importance_weights(
 
 def cases(facts: frozenset[str], cap: float = 2.0) -> list[Case]:
     """Ratios around 1 and beyond the bounds on either side; with holes in the mask and other bounds if asked for."""
-    case = functools.partial(_case, given=bool(facts & _BOUNDS), low=0.5 if "low" in facts else 0.0)
+    both = {"log_probs", "trainer_log_probs"} <= facts
+    case = functools.partial(_case, given=bool(facts & _BOUNDS), low=0.5 if "low" in facts else 0.0, moved=both)
     found = [case([[0.3], [-0.4]], cap), case([[1.1], [-2.0]], cap), case([[0.2, -0.5], [0.9, 0.4]], cap)]
     found += [case(_wave(seed, 2, steps), cap) for seed, steps in ((1, 3), (2, 4), (3, 6))]
     if "cap" in facts:
@@ -101,14 +102,24 @@ def _wave(seed: int, batch: int, steps: int) -> list[list[float]]:
 
 
 def _case(
-    log_ratio: Sequence[Sequence[float]], cap: float, mask: str = "", *, low: float, given: bool, why: str = ""
+    log_ratio: Sequence[Sequence[float]],
+    cap: float,
+    mask: str = "",
+    *,
+    low: float,
+    given: bool,
+    moved: bool = False,
+    why: str = "",
 ) -> Case:
+    """Log-probabilities with these log-ratios; if `moved`, the current policy is not the trainer's old one."""
     ratio = torch.tensor(log_ratio, dtype=F64)
     place = torch.arange(ratio.numel(), dtype=F64).reshape(ratio.shape)
     sampler = -1.5 - place.cos() / 2
     taken = torch.tensor([[c == "1" for c in mask or "1" * ratio.shape[1]], [True] * ratio.shape[1]][: len(ratio)])
-    values = {"log_probs": sampler + ratio, "sampler_log_probs": sampler, "mask": taken, "cap": cap, "low": low}
-    return Case({**values, "given": given}, why, or_fails=True)
+    trainer = sampler + ratio
+    current = trainer + 0.3 * (2.9 * place + 1.0).cos() if moved else trainer
+    values = {"log_probs": current, "sampler_log_probs": sampler, "mask": taken, "cap": cap, "low": low}
+    return Case({**values, "trainer_log_probs": trainer, "given": given}, why, or_fails=True)
 
 
 # --- what was returned ---
@@ -209,22 +220,37 @@ def _weights(
     """The weights of this level; if not `bounded`, of a function that takes no bound."""
 
     def implementation(log_probs: Tensor, sampler_log_probs: Tensor, cap: float, mask: Tensor, **rest: Any) -> Tensor:
-        w = bound(exp(level(log_ratio(log_probs, sampler_log_probs), mask)), rest.get("low", 0.0), cap)
+        new = _of_the_trainer(log_probs, **rest)
+        w = bound(exp(level(log_ratio(new, sampler_log_probs), mask)), rest.get("low", 0.0), cap)
         return w.detach() if detached else w
 
     def free(log_probs: Tensor, sampler_log_probs: Tensor, mask: Tensor, **rest: Any) -> Tensor:
         if rest.get("given", False):
             raise ValueError("a bound is given")
-        return exp(level(log_ratio(log_probs, sampler_log_probs), mask)).detach()
+        return exp(level(log_ratio(_of_the_trainer(log_probs, **rest), sampler_log_probs), mask)).detach()
 
     return implementation if bounded else free
+
+
+def _of_the_trainer(log_probs: Tensor, **rest: Any) -> Tensor:
+    """The log-probabilities of the trainer's old policy where there are any, with the gradient of the current one."""
+    return log_probs + (rest.get("trainer_log_probs", log_probs) - log_probs).detach()
+
+
+def _of_the_current_policy(level: _Level, bound: _Bound) -> Callable[..., Tensor]:
+    def implementation(
+        log_probs: Tensor, trainer_log_probs: Tensor, sampler_log_probs: Tensor, cap: float, mask: Tensor, **rest: Any
+    ) -> Tensor:
+        return bound(level(log_probs - sampler_log_probs, mask).exp(), rest.get("low", 0.0), cap).detach()
+
+    return implementation
 
 
 def _kept_by(level: _Level) -> Callable[..., Tensor]:
     """The ratios of the tokens of those sequences whose own ratio is within the bounds."""
 
     def implementation(log_probs: Tensor, sampler_log_probs: Tensor, cap: float, mask: Tensor, **rest: Any) -> Tensor:
-        ratio = _difference(log_probs, sampler_log_probs)
+        ratio = _difference(_of_the_trainer(log_probs, **rest), sampler_log_probs)
         return torch.where(_masked(level(ratio, mask).exp(), rest.get("low", 0.0), cap) != 0, ratio.exp(), 0.0).detach()
 
     return implementation
@@ -294,9 +320,9 @@ MISTAKES = (
         "the bound is taken and not used",
         "The weights are not bounded, and one token can carry the whole update.",
         "A weight above the cap appears.",
-        (issue("Tencent-Hunyuan/UniRL", 94),),
+        (),
         tuple(_weights(level, lambda w, low, cap: w, detached=d) for level in _LEVELS.values() for d in (True, False)),
-        right_form=(_IONIDES,),
+        right_form=(_IONIDES, pull("PrimeIntellect-ai/prime-rl", 1300)),
         since="2.0",
     ),
     Mistake(
@@ -374,7 +400,7 @@ MISTAKES = (
         "The log-ratios are summed, or averaged, over all places: what stands behind the end, or came from a tool, "
         "changes the weight of the whole sequence.",
         "The weight changes with the padding.",
-        (issue("MakazhanAlpamys/Soup", 723), pull("CarperAI/trlx", 509)),
+        (pull("CarperAI/trlx", 509), issue("MakazhanAlpamys/Soup", 723)),
         (*_each(level=_every_place), *_each(level=_mean_of_every_place)),
         since="2.0",
     ),
@@ -393,8 +419,30 @@ MISTAKES = (
         "one weight for the whole batch",
         "The log-ratios are summed, or averaged, over the batch as well: all sequences get the same weight.",
         "A single sequence is right, and a batch of two is not.",
-        (pull("NVIDIA-NeMo/RL", 3753),),
+        (),
         (*_each(level=_of_the_batch), *_each(level=_mean_of_the_batch)),
+        right_form=(pull("verl-project/verl", 3694),),
+        since="2.0",
+    ),
+    Mistake(
+        "importance_weights.centred_over_the_batch",
+        "the log-ratios are centred over the batch",
+        "The mean over the batch is taken off each place before exp: the weight of a sequence depends on what the "
+        "others have at the same place, padding included.",
+        "In a batch of one every weight is 1.",
+        (issue("MakazhanAlpamys/Soup", 723),),
+        _each(level=lambda x, mask: x - x.mean(0, keepdim=True)),
+        since="2.0",
+    ),
+    Mistake(
+        "importance_weights.of_the_current_policy",
+        "the current policy in place of the trainer's old one",
+        "The ratio of PPO goes from the trainer's old policy to the current one, and the weight from the sampler to "
+        "the trainer's old policy. With the current policy in the weight, the change of an update counts twice.",
+        "The weights change with every step of the optimiser.",
+        (pull("THUDM/slime", 179),),
+        tuple(_of_the_current_policy(level, bound) for level in _LEVELS.values() for bound in _MODES.values()),
+        right_form=(_YAO,),
         since="2.0",
     ),
     Mistake(
@@ -445,7 +493,8 @@ def _applies(mistake: Mistake, facts: frozenset[str]) -> bool:
     tail = mistake.key.partition(".")[2]
     of_mask = tail in ("padding_counted", "mean_over_padding") and not facts & {"mask", "padding"}
     of_bound = tail in ("bound_ignored", "bounded_below", "bounds_around_one", "cap_on_log_ratio", "mask_inverted")
-    return not (of_mask or (of_bound and not facts & _BOUNDS))
+    of_both = tail == "of_the_current_policy" and not {"log_probs", "trainer_log_probs"} <= facts
+    return not (of_mask or of_both or (of_bound and not facts & _BOUNDS))
 
 
 def _unstated(trial: Trial, cap: float) -> str:
@@ -483,12 +532,12 @@ def _check(cap: float) -> Check:
             ),
             Arg("low", also="clip_min lower lower_threshold lower_bound floor min_weight tis_clip_low clip_low"),
             Arg("given", asked=True),
-            Arg("trainer_log_probs", "B T", of=lambda x: x.log_probs.detach()),
+            Arg("trainer_log_probs", "B T"),
             Arg(
                 "log_ratio",
                 "B T",
                 "log_ratios logratio log_weights log_rho",
-                of=lambda x: x.log_probs - x.sampler_log_probs,
+                of=lambda x: x.log_probs + (x.trainer_log_probs - x.log_probs).detach() - x.sampler_log_probs,
             ),
         ),
         needs=("log_probs|trainer_log_probs|log_ratio", "sampler_log_probs|log_ratio"),

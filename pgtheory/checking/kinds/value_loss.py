@@ -151,11 +151,20 @@ _SAID_OF_AVERAGES = {
 }
 
 
+_AVERAGES = (*AVERAGES, "mask_on", "mask_back")
+
+
+def _weights(name: str, taken: Tensor) -> Tensor:
+    """The weight of each place, also where the mask is that of the place before or behind."""
+    by = {"mask_on": 1, "mask_back": -1}.get(name)
+    return weights_of("steps", taken.roll(by, -1)) if by else weights_of(name, taken)
+
+
 def _drives(x: Mapping[str, Any]) -> Tensor:
     """The slopes `[form, average, N·T]`."""
     taken = x["mask"]
     e = _Errors(x["values"], x["old_values"], x["returns"], x["clip"])
-    weights = torch.stack([weights_of(name, taken) for name in AVERAGES])
+    weights = torch.stack([_weights(name, taken) for name in _AVERAGES])
     drive = torch.stack([f(e) for f in _DRIVES.values()])
     crossed = [e._replace(returns=target.expand_as(e.v)) for target in x["returns"][taken]] or [e]
     own = torch.stack([c.own for c in crossed]).mean(0)
@@ -241,8 +250,9 @@ _SPECS = (
         "The value itself, its quotient by the old value, or its difference from it plus 1 is clipped, as if it were a "
         "ratio. The bounds are the old value minus and plus the clip.",
         "Shifting values, old values and returns alike changes the slopes.",
-        (issue("openai/baselines", 765),),
+        (),
         values("form", "value_clamped", "relative", "around_one"),
+        (_PPO2, issue("openai/baselines", 765)),
     ),
     Spec(
         "old_and_new_swapped",
@@ -275,9 +285,10 @@ _SPECS = (
         "target_is_the_advantage",
         "the target is the advantage, not the return",
         "The advantage is the return minus the value: the value is to be added before it is a target.",
-        "The fixed point is half of the return.",
-        (issue("Farama-Foundation/Gymnasium", 1494),),
+        "A value is drawn to the return minus the old value.",
+        (),
         values("form", "to_advantage"),
+        (_PPO2,),
     ),
     Spec(
         "broadcast",
@@ -301,16 +312,26 @@ _SPECS = (
         "the mean is taken over the padding as well",
         "The masked sum is divided by the number of all places, not by that of the steps that count.",
         "More padding makes the gradient smaller.",
-        (pull("instadeepai/Mava", 441),),
+        (),
         values("average", "padded"),
+        (pull("instadeepai/Mava", 894),),
     ),
     Spec(
         "mask_ignored",
         "the mask is ignored: padding is fitted",
         "What stands behind the end of an episode enters the loss like a step that was taken.",
         "There are slopes at places where the mask is False.",
-        (pull("instadeepai/Mava", 441), pull("natolambert/rlhf-book", 216)),
+        (issue("instadeepai/Mava", 628), pull("instadeepai/Mava", 441)),
         values("average", "all_mean", "all_sum", "all_episodes"),
+    ),
+    Spec(
+        "mask_of_another_place",
+        "the mask is one place off",
+        "The values of a model stand one place before the tokens, and the mask was sliced for one of them: a step that "
+        "counts is left out, and one that does not is fitted.",
+        "There is a slope at a place where the mask is False, beside one without where it is True.",
+        (issue("verl-project/verl", 1758), pull("allenai/open-instruct", 1462)),
+        values("average", "mask_on", "mask_back"),
     ),
 )
 
@@ -321,7 +342,7 @@ def _loss(form: str = "clipped", average: str = "steps", sign: float = 1.0) -> C
     def loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float) -> Tensor:
         v = values.detach()
         x = {"values": v, "old_values": old_values, "returns": returns, "mask": mask, "clip": clip}
-        slope = _drives(x)[_FORMS.index(form), AVERAGES.index(average)]
+        slope = _drives(x)[_FORMS.index(form), _AVERAGES.index(average)]
         return sign * (slope * values.flatten()).sum()
 
     return loss
@@ -385,7 +406,7 @@ def space(found: Sequence[Case], facts: frozenset[str]) -> Space:
     specs = (*_SPECS, _IGNORED) if "old_values" in facts else _SPECS
     simple = next(i for i, c in enumerate(found) if c.inputs["mask"].numel() > 1)
     return Space(
-        [axis_of(_FORMS, "form", specs, {}), axis_of(AVERAGES, "average", specs, {})],
+        [axis_of(_FORMS, "form", specs, {}), axis_of(_AVERAGES, "average", specs, {})],
         [_Grid(_drives(case.inputs)) for case in found],
         stages=(((0,), simple),),
         fixed=(0,),
