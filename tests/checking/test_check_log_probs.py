@@ -128,6 +128,23 @@ def log_probs_with_sampling_mask(logits: Tensor, tokens: Tensor, sampling_mask: 
 
 
 @right
+def log_probs_with_top_p_replay(logits: Tensor, tokens: Tensor, temperature: float, top_p: float) -> Tensor:
+    scaled = logits / temperature
+    ordered, order = scaled.sort(-1, descending=True)
+    probabilities = ordered.softmax(-1)
+    drop = (probabilities.cumsum(-1) - probabilities) >= top_p
+    scaled = scaled.masked_fill(drop.scatter(-1, order, drop), -torch.inf)
+    return scaled.log_softmax(-1).gather(-1, tokens[..., None]).squeeze(-1)
+
+
+@right
+def of_several_responses(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
+    prompts, responses, steps, _ = logits.shape
+    chosen = (logits / temperature).log_softmax(-1).gather(-1, tokens.unsqueeze(-1))
+    return chosen.view(prompts, responses, steps)
+
+
+@right
 def masked_after_the_first_eos(logits: Tensor, tokens: Tensor, temperature: float, eos_token_id: int) -> Tensor:
     log_probs = (logits / temperature).log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     is_eos = (tokens == eos_token_id).int()

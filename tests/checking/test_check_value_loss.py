@@ -103,6 +103,11 @@ def stable_baselines(values_pred: Tensor, old_values: Tensor, returns: Tensor, c
     return 0.25 * torch.max((values_pred - returns) ** 2, (clipped - returns) ** 2).mean()
 
 
+@right("the squared error, without a clip")
+def returns_from_advantages(values: Tensor, advantages: Tensor, old_values: Tensor) -> Tensor:
+    return F.mse_loss(values, advantages + old_values)
+
+
 @right("itself cut at the clip (RLlib)")
 def rllib(values: Tensor, returns: Tensor, vf_clip_param: float) -> Tensor:
     return torch.clamp((values - returns) ** 2, 0, vf_clip_param).mean()
@@ -252,7 +257,10 @@ def test_a_clip_that_was_never_stated_is_asked_for_by_its_number() -> None:
 BAD = [
     pytest.param(lambda: check_value_loss(lambda a, b: a), UnknownForm, "none of the names", id="unknown-names"),
     pytest.param(
-        lambda: check_value_loss(lambda values: values), UnknownForm, "no argument 'returns'", id="no-returns"
+        lambda: check_value_loss(lambda values: values),
+        UnknownForm,
+        "no argument 'returns' or 'advantages'",
+        id="no-returns",
     ),
     pytest.param(lambda: check_value_loss(lambda values, returns: "x"), UnknownForm, "not a loss", id="text"),
     pytest.param(lambda: check_value_loss(3), TypeError, "takes a callable", id="no-function"),  # type: ignore[arg-type]

@@ -234,7 +234,8 @@ def _weights(
 
 def _of_the_trainer(log_probs: Tensor, **rest: Any) -> Tensor:
     """The log-probabilities of the trainer's old policy where there are any, with the gradient of the current one."""
-    return log_probs + (rest.get("trainer_log_probs", log_probs) - log_probs).detach()
+    trainer: Tensor = rest.get("trainer_log_probs", log_probs)
+    return log_probs + (trainer - log_probs).detach()
 
 
 def _of_the_current_policy(level: _Level, bound: _Bound) -> Callable[..., Tensor]:
@@ -521,7 +522,7 @@ def _check(cap: float) -> Check:
         9,
         args=(
             Arg("log_probs", "B T", also="log_p_new log_p_train learner_log_probs learner_logprobs"),
-            Arg("sampler_log_probs", "B T", also=f"{_SAMPLER} {_OLD}"),
+            Arg("sampler_log_probs", "B T", also=f"{_SAMPLER} {_OLD} logq log_q lq log_mu logmu"),
             Arg("mask", "B T", flag=True),
             Arg("padding", "B T", of=lambda x: ~x.mask, flag=True),
             Arg(

@@ -403,7 +403,8 @@ def _batch(seed: int, rows: Sequence[str], clip: float) -> Case:
 
 def space(found: Sequence[Case], facts: frozenset[str]) -> Space:
     """All hypotheses about a function that is told these facts."""
-    specs = (*_SPECS, _IGNORED) if "old_values" in facts else _SPECS
+    for_the_clip = "old_values" in facts and ("clip" in facts or "returns" in facts)  # else for the target
+    specs = (*_SPECS, _IGNORED) if for_the_clip else _SPECS
     simple = next(i for i, c in enumerate(found) if c.inputs["mask"].numel() > 1)
     return Space(
         [axis_of(_FORMS, "form", specs, {}), axis_of(_AVERAGES, "average", specs, {})],
@@ -500,7 +501,7 @@ def _check(clip: float) -> Check:
             Arg("advantages", "N T", of=lambda x: x.returns - x.old_values),
             Arg("value_coef", of=lambda x: 0.5),
         ),
-        needs=("values", "returns"),
+        needs=("values", "returns|advantages"),
         signature=("values", "old_values", "returns", "clip"),
         axes="N T",
         layouts=("[N, T]", "[N*T]", "[N*T, 1]"),
