@@ -269,6 +269,16 @@ def test_a_gradient_that_is_nan_next_to_minus_infinity_is_a_remark() -> None:
     assert any("gradient is NaN" in remark for remark in report.remarks)
 
 
+def test_what_is_right_for_rows_alone_and_wrong_for_a_batch_has_to_be_declared() -> None:
+    def entropy(logits: Tensor, mask: Tensor) -> Tensor:
+        return (Categorical(logits=logits).entropy() * mask).sum(0).mean()
+
+    report = check_entropy(entropy)
+    assert report.verdict == "abstains"
+    assert "called as torch [B, T, V] it returns other numbers" in report.abstains
+    assert check_entropy(entropy, layout="[B*T, V]").ok
+
+
 def test_an_estimate_from_the_sampled_token_is_a_remark() -> None:
     report = check_entropy(lambda logits, actions: -Categorical(logits=logits).log_prob(actions))
     assert report.ok

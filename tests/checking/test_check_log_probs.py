@@ -324,6 +324,11 @@ def test_a_sum_or_a_mean_is_said() -> None:
     assert any("the sum over the tokens" in remark for remark in check_log_probs(sequence_log_prob).remarks)
     assert any("the mean over the tokens" in remark for remark in check_log_probs(mean_log_prob).remarks)
 
+    def mean_of_all(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        return (logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0] * mask).sum() / mask.sum()
+
+    assert any("the mean over all tokens" in remark for remark in check_log_probs(mean_of_all).remarks)
+
 
 BAD = [
     pytest.param(lambda: check_log_probs(lambda a, b: a), UnknownForm, "none of the names", id="unknown-names"),

@@ -68,6 +68,10 @@ def check_entropy(
         negative = _NEGATIVE[0].judge(function, call=call, layout=layout, names=names)
         if negative.ok:
             return replace(negative, remarks=(*negative.remarks, _AS_LOSS))
+    other = next((remark for remark in report.remarks if "it returns other numbers" in remark), "")
+    if report.ok and other and layout is None:
+        why = f"it is right as {report.form}; {other}: declare layout={report.form.partition(' ')[2]!r}"
+        return replace(report, ok=False, remarks=(), abstains=why)
     sign = next((sign for sign in (_BONUS, _TERM) if report.judged.endswith(sign)), "")
     if report.ok and sign:
         return replace(report, remarks=(*report.remarks, f"its bonus is {sign}"))

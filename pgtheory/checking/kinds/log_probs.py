@@ -173,13 +173,14 @@ def _case(
 
 # --- what was returned ---
 
-_TOKEN, _SEQUENCE, _REST = "each token", "each sequence", "each token but the first"
+_TOKEN, _SEQUENCE, _REST, _ALL = "each token", "each sequence", "each token but the first", "one number"
 
 
 def _observe(call: Call, layout: Layout, inputs: Inputs, sizes: Mapping[str, int]) -> dict[str, Tensor]:
     """The parts of the answer, each by what its shape says that it is."""
     output = call(inputs)
-    shapes = {_TOKEN: sizes, _SEQUENCE: {**sizes, "T": 1}, _REST: {**sizes, "T": sizes["T"] - 1}}
+    one = {"B": 1, "T": 1}
+    shapes = {_TOKEN: sizes, _SEQUENCE: {**sizes, "T": 1}, _REST: {**sizes, "T": sizes["T"] - 1}, _ALL: one}
     found, misfit = dict[str, Tensor](), Misfit("it returned nothing")
     for part, value in parts_of(output, "log").items():
         for name, shape in shapes.items():
@@ -260,6 +261,18 @@ def _aggregated(mean: bool, counts: Callable[..., Tensor] | None = None) -> Call
         used = counts(tokens, mask, pad_id) if counts else mask
         total = torch.where(used, found, 0.0).sum(-1, keepdim=True)
         return total / used.sum(-1, keepdim=True) if mean else total
+
+    return implementation
+
+
+def _of_all(of_sequences: Callable[..., Tensor], *, mean: bool) -> Callable[..., Tensor]:
+    """The sum over all sequences, or divided by the number of tokens that count."""
+
+    def implementation(
+        logits: Tensor, tokens: Tensor, temperature: float, kept: Tensor, mask: Tensor, pad_id: int
+    ) -> Tensor:
+        total = of_sequences(logits, tokens, temperature, kept, mask, pad_id).sum()
+        return (total / mask.sum() if mean else total).reshape(1, 1)
 
     return implementation
 
@@ -424,7 +437,11 @@ MISTAKES = (
         "The sum, or the mean, over a sequence goes on through its padding.",
         "The result changes with the padding.",
         (issue("huggingface/trl", 6803), issue("allenai/open-instruct", 756)),
-        (_aggregated(False, counts=_every), _aggregated(True, counts=_every)),
+        (
+            _aggregated(False, counts=_every),
+            _aggregated(True, counts=_every),
+            _of_all(_aggregated(False, counts=_every), mean=False),
+        ),
         since="2.0",
     ),
     Mistake(
@@ -524,6 +541,8 @@ CHECK = Check(
         "": _right,
         "the sum over the tokens of each sequence": _aggregated(False),
         "the mean over the tokens of each sequence": _aggregated(True),
+        "the sum over all tokens": _of_all(_aggregated(False), mean=False),
+        "the mean over all tokens": _of_all(_aggregated(False), mean=True),
     },
     cases=cases,
     mistakes=MISTAKES,

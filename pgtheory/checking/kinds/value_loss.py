@@ -194,10 +194,10 @@ _IGNORED = Spec(
     "clip_ignored",
     "the clip has no effect",
     "The old values are taken and not used, or are the new ones computed again, or the clip is around the target, "
-    "where the clipped error is never the larger: the loss is the squared error alone.",
+    "where the clipped error is never the larger: the loss is that of the error alone.",
     "The slopes do not change with the old values.",
     (issue("tensorflow/agents", 352), pull("kscalelabs/ksim", 3)),
-    values("form", "unclipped", "huber"),
+    values("form", "unclipped", "huber", "error_cut"),
 )
 _SPECS = (
     Spec(
