@@ -254,6 +254,14 @@ def test_a_clip_that_was_never_stated_is_asked_for_by_its_number() -> None:
     assert check_value_loss(loss, clip=0.5).ok
 
 
+def test_the_smallest_case_is_one_in_which_a_loss_without_a_clip_is_wrong() -> None:
+    case = check_value_loss(broadcast).counterexample
+    assert case is not None
+    assert len(case.inputs["values"]) == 2
+    errors = torch.as_tensor(case.inputs["values"]) - torch.as_tensor(case.inputs["returns"])
+    torch.testing.assert_close(torch.as_tensor(case.expected), errors, rtol=1e-4, atol=1e-6)
+
+
 BAD = [
     pytest.param(lambda: check_value_loss(lambda a, b: a), UnknownForm, "none of the names", id="unknown-names"),
     pytest.param(

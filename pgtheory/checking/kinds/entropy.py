@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgtheory.checking.calling import Arg, Call, Inputs, Layout, Misfit, as_tensor, parts_of
+from pgtheory.checking.calling import Arg, Call, Inputs, Layout, Misfit, as_tensor, parts_of, shaped
 from pgtheory.checking.judge import Case, Check
 from pgtheory.checking.report import Mistake, Report, Source, issue, pull
 
@@ -142,17 +142,7 @@ def _observe(call: Call, layout: Layout, inputs: Inputs, sizes: Mapping[str, int
     with torch.enable_grad():
         output = parts_of(call(inputs.replaced(logits=leaf * 1.0)), "ent")
     shapes = {_ROW: sizes, _SEQUENCE: {**sizes, "T": 1}, _ALL: {"B": 1, "T": 1}}
-    found, misfit = dict[str, Tensor](), Misfit("it returned nothing")
-    for part, value in output.items():
-        for name, shape in shapes.items():
-            try:
-                answer = layout.restored(as_tensor(value), shape).double()
-            except (Misfit, RuntimeError) as error:
-                misfit = Misfit(f"{error}, nor one number")
-            else:
-                found[f"{part}, {name}" if part else name] = answer
-    if not found:
-        raise misfit
+    found = shaped(output, layout, shapes, ", nor one number")
     _note_gradient(next(iter(output.values())), leaf, inputs)
     if inputs.canonical["sign"] == "either":
         found = {f"{name}, {_BONUS}": x for name, x in found.items()} | {

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgtheory.checking.calling import Arg, Call, Inputs, Layout, Misfit, as_tensor, parts_of
+from pgtheory.checking.calling import Arg, Call, Inputs, Layout, parts_of, shaped
 from pgtheory.checking.judge import Case, Check
 from pgtheory.checking.report import Mistake, Report, arxiv, issue, pull
 
@@ -111,17 +111,7 @@ def _observe(call: Call, layout: Layout, inputs: Inputs, sizes: Mapping[str, int
     leaf = inputs.canonical["log_probs"].requires_grad_()
     with torch.enable_grad():
         output = parts_of(call(inputs.replaced(log_probs=leaf * 1.0)), "reward")
-    found, misfit = dict[str, Tensor](), Misfit("it returned nothing")
-    for part, value in output.items():
-        for name, shape in ((_TOKEN, sizes), (_RESPONSE, {**sizes, "T": 1})):
-            try:
-                answer = layout.restored(as_tensor(value), shape).double()
-            except (Misfit, RuntimeError) as error:
-                misfit = Misfit(str(error))
-            else:
-                found[f"{part}, {name}" if part else name] = answer
-    if not found:
-        raise misfit
+    found = shaped(output, layout, {_TOKEN: sizes, _RESPONSE: {**sizes, "T": 1}})
     first, value = next(iter(found.values())), next(iter(output.values()))
     mask = inputs.canonical["mask"]
     left = ~mask & mask.any(-1, keepdim=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgtheory.checking.calling import Arg, Call, Inputs, Layout, Misfit, Reading, as_tensor, parts_of
+from pgtheory.checking.calling import Arg, Call, Inputs, Layout, Reading, parts_of, shaped
 from pgtheory.checking.judge import Case, Check
 from pgtheory.checking.report import Mistake, Report, UnknownForm, issue, pull
 
@@ -178,20 +178,8 @@ _TOKEN, _SEQUENCE, _REST, _ALL = "each token", "each sequence", "each token but 
 
 def _observe(call: Call, layout: Layout, inputs: Inputs, sizes: Mapping[str, int]) -> dict[str, Tensor]:
     """The parts of the answer, each by what its shape says that it is."""
-    output = call(inputs)
-    one = {"B": 1, "T": 1}
-    shapes = {_TOKEN: sizes, _SEQUENCE: {**sizes, "T": 1}, _REST: {**sizes, "T": sizes["T"] - 1}, _ALL: one}
-    found, misfit = dict[str, Tensor](), Misfit("it returned nothing")
-    for part, value in parts_of(output, "log").items():
-        for name, shape in shapes.items():
-            try:
-                answer = layout.restored(as_tensor(value), shape).double()
-            except (Misfit, RuntimeError) as error:
-                misfit = Misfit(str(error))
-            else:
-                found[f"{part}, {name}" if part else name] = answer
-    if not found:
-        raise misfit
+    shapes = {_TOKEN: sizes, _SEQUENCE: {**sizes, "T": 1}, _REST: {**sizes, "T": sizes["T"] - 1}}
+    found = shaped(parts_of(call(inputs), "log"), layout, {**shapes, _ALL: {"B": 1, "T": 1}})
     if inputs.canonical["logits"].shape[-1] == _WIDE:
         _note_half_precision(call, inputs)
     return found

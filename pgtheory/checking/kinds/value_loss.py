@@ -410,7 +410,7 @@ def space(found: Sequence[Case], facts: frozenset[str]) -> Space:
         [axis_of(_FORMS, "form", specs, {}), axis_of(_AVERAGES, "average", specs, {})],
         [_Grid(_drives(case.inputs)) for case in found],
         stages=(((0,), simple),),
-        fixed=(0,),
+        fixed=(0,) if for_the_clip else (),
     )
 
 
