@@ -330,6 +330,28 @@ def parts_of(output: Any, wanted: str = "") -> dict[str, Any]:
     return {"": output}
 
 
+def shaped(
+    output: Mapping[str, Any], layout: Layout, shapes: Mapping[str, Mapping[str, int]], otherwise: str = ""
+) -> dict[str, Tensor]:
+    """The parts of an output, each under the name of every shape that it has: of tokens, of sequences, one number.
+
+    Raises:
+        Misfit: no part has any of the shapes.
+    """
+    found, misfit = dict[str, Tensor](), Misfit("it returned nothing")
+    for part, value in output.items():
+        for name, sizes in shapes.items():
+            try:
+                answer = layout.restored(as_tensor(value), sizes).double()
+            except (Misfit, RuntimeError) as error:
+                misfit = Misfit(f"{error}{otherwise}")
+            else:
+                found[f"{part}, {name}" if part else name] = answer
+    if not found:
+        raise misfit
+    return found
+
+
 def in_one_line(error: Exception) -> str:
     """An exception as one short line."""
     text = " ".join(str(error).split())

@@ -105,6 +105,24 @@ def level_ratios(log_ratio: Tensor, taken: Tensor) -> Tensor:
     return torch.stack([log_ratio, total.expand_as(log_ratio), mean.expand_as(log_ratio)])
 
 
+AVERAGES = ("steps", "episodes", "sum", "episode_means", "padded", "all_mean", "all_sum", "all_episodes")
+
+
+def weights_of(name: str, taken: Tensor) -> Tensor:
+    """The weight of each place `[B, T]` in the loss, by the name of the average."""
+    used, every = taken.to(F64), torch.ones_like(taken, dtype=F64)
+    return {
+        "steps": used / used.sum(),
+        "episodes": used / len(used),
+        "sum": used,
+        "episode_means": used / used.sum(-1, keepdim=True) / len(used),
+        "padded": used / used.numel(),
+        "all_mean": every / used.numel(),
+        "all_sum": every,
+        "all_episodes": every / len(used),
+    }[name]
+
+
 class Grid(NamedTuple):
     """All hypotheses in one case: slopes are drive[surrogate, level, advantage] · weight[average] + extra · weight.
 

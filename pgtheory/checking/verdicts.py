@@ -100,18 +100,18 @@ def verdict(check: "Check", trial: Trial) -> Report:
     wrong_in = faults[nearest]
     delicate = _without_excuses(trial)
     plain = "" in faults and not faults[""]  # the usual form needs no word
-    exact = [name for name, f in check.right.items() if _is_same(trial, f)] if not (wrong_in or plain) else []
-    kind = (f"it is {exact[0]}",) if exact else ()
+    excused = all(delicate[i] for i in wrong_in)
+    exact = [name for name, f in check.right.items() if _is_same(trial, f)] if excused and not plain else []
+    kind = (f"it is {exact[0]}",) if exact and exact[0] else ()
     if not wrong_in:
         return _report(check, trial, True, remarks=kind)
-    excused = all(delicate[i] for i in wrong_in)
     rows = trial.form.layout.lacks_batch
     known = [m for m in check.mistakes if not (rows and m.key in check.of_the_batch)]
     known = [m for m in known if check.applies(m, trial.form.facts)]
     for spare in (False, True):
         explained = [m for m in known if any(_explains(trial, f, wrong_in, delicate, spare) for f in m.implementations)]
         if explained and all(m.severity == "remark" for m in explained):
-            return _report(check, trial, True, remarks=tuple(f"{m.name}: {m.meaning}" for m in explained))
+            return _report(check, trial, True, remarks=(*kind, *(f"{m.name}: {m.meaning}" for m in explained)))
         if explained:
             first, *others = (m for m in explained if m.severity == "wrong")
             same = tuple(f"in these cases it is the same as: {m.name}" for m in others)
@@ -186,7 +186,8 @@ def _without_excuses(trial: Trial) -> list[str]:
 
 
 def _is_same(trial: Trial, implementation: "Implementation") -> bool:
-    return all(same(trial.got(i), trial.bench.answer(implementation, i)) for i in _places(trial))
+    """Whether the answers are those of an implementation wherever a right one does not differ."""
+    return all(same(trial.got(i), trial.bench.answer(implementation, i)) for i in trial.bench.counted)
 
 
 def _explains(trial: Trial, f: "Implementation", wrong_in: Sequence[int], delicate: Sequence[str], spare: bool) -> bool:

@@ -83,6 +83,19 @@ def test_no_name_of_an_argument_is_read_in_two_ways_without_being_asked_for(chec
 Change = Callable[[dict[str, Any], Callable[..., Tensor]], Tensor]
 
 
+def is_whole(check: Check, name: str) -> bool:
+    """Whether an input is of integers, such as tokens, which cannot be scaled."""
+    value = check.bench(frozenset(canonical(check))).cases[0].inputs[name]
+    return isinstance(value, int) or (isinstance(value, Tensor) and not value.is_floating_point())
+
+
+def of_its_own(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A right form that takes all inputs, and uses those that it names."""
+    taken = inspect.signature(function).parameters
+    every = any(p.kind is p.VAR_KEYWORD for p in taken.values())
+    return lambda **x: function(**{name: value for name, value in x.items() if every or name in taken})
+
+
 def mutants(check: Check) -> dict[str, Change]:
     """Small changes of any right form: of an input, or of the answer."""
     found: dict[str, Change] = {
@@ -97,7 +110,7 @@ def mutants(check: Check) -> dict[str, Change]:
         "the mean removed": lambda x, f: f(**x) - f(**x).mean(),
     }
     for arg in check.args:
-        if arg.of is not None:
+        if arg.of is not None or arg.asked:
             continue
         name = arg.name
         if arg.flag:
@@ -107,14 +120,14 @@ def mutants(check: Check) -> dict[str, Change]:
                 f"{name} one step on": lambda x, f, n=name: f(**{**x, n: x[n].roll(1, -1)}),  # type: ignore[misc]
                 f"{name} inverted": lambda x, f, n=name: f(**{**x, n: ~x[n]}),  # type: ignore[misc]
             }
-        else:
+        elif not is_whole(check, name):
             found |= {
                 f"{name} 1.1 times": lambda x, f, n=name: f(**{**x, n: 1.1 * x[n]}),  # type: ignore[misc]
                 f"{name} squared": lambda x, f, n=name: f(**{**x, n: x[n] ** 2}),  # type: ignore[misc]
                 f"{name} 0": lambda x, f, n=name: f(**{**x, n: 0.0 * x[n]}),  # type: ignore[misc]
             }
-            if arg.axes:
-                found[f"{name} one step on"] = lambda x, f, n=name: f(**{**x, n: x[n].roll(1, -1)})  # type: ignore[misc]
+        if arg.axes and not arg.flag:
+            found[f"{name} one step on"] = lambda x, f, n=name: f(**{**x, n: x[n].roll(1, -1)})  # type: ignore[misc]
     return found
 
 
@@ -134,11 +147,20 @@ def on_random_numbers(check: Check, case: Case) -> dict[str, Any]:
     }
 
 
+def answer_of(check: Check, right: Callable[..., Tensor], x: dict[str, Any]) -> Tensor | Exception:
+    """What a right form answers, which may be for other arguments only."""
+    try:
+        return check.seen(x, right(**x))
+    except ValueError as error:
+        return error
+
+
 def differs(check: Check, mutant: Change, arguments: list[str]) -> bool:
-    """Whether a mutant of the first right form differs from every right form on random inputs."""
-    right = [*check.right.values()]
-    cases = [on_random_numbers(check, case) for case in check.bench(frozenset(arguments)).cases]
-    answers = [(check.seen(x, mutant(x, right[0])), [check.seen(x, f(**x)) for f in right]) for x in cases]
+    """Whether a mutant of the first right form differs from every right form, on random inputs or on its own."""
+    right = [of_its_own(f) for f in check.right.values()]
+    own = check.bench(frozenset(arguments)).cases
+    cases = [on_random_numbers(check, c) for c in own] + [dict(c.inputs) for c in own if not c.delicate]
+    answers = [(check.seen(x, mutant(x, right[0])), [answer_of(check, f, x) for f in right]) for x in cases]
     return all(any(not same(got, expected[k]) for got, expected in answers) for k in range(len(right)))
 
 
@@ -147,7 +169,7 @@ def test_what_differs_from_every_right_form_is_called_wrong(check: Check, name: 
     arguments = canonical(check)
 
     def implementation(x: Any) -> Tensor:
-        return mutant({name: getattr(x, name) for name in arguments}, next(iter(check.right.values())))
+        return mutant({name: getattr(x, name) for name in arguments}, of_its_own(next(iter(check.right.values()))))
 
     report = CHECKS[check.name](call=implementation)
     assert report.verdict == ("wrong" if differs(check, mutant, arguments) else "right"), report

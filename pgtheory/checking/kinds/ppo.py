@@ -32,6 +32,7 @@ from pgtheory.checking.clipped import (
 )
 from pgtheory.checking.judge import Case, Check
 from pgtheory.checking.loss import (
+    AVERAGES,
     CLIPS,
     F64,
     LEVELS,
@@ -50,6 +51,7 @@ from pgtheory.checking.loss import (
     loss_args,
     slopes_in,
     values,
+    weights_of,
 )
 from pgtheory.checking.report import Report, pull
 from pgtheory.checking.space import Axis, Explanation, Space
@@ -106,27 +108,11 @@ def check_ppo(
 
 # --- averages ---
 
-AVERAGES = ("steps", "episodes", "sum", "episode_means", "padded", "all_mean", "all_sum", "all_episodes")
 _AVERAGE_REMARKS = {
     "episodes": "it sums over the steps of an episode and averages over episodes, not over the steps",
     "sum": "it sums over the steps: its gradient grows with the size of the batch",
     "episode_means": "it averages over the steps of each episode first: steps of long episodes count less",
 }
-
-
-def weights_of(name: str, taken: Tensor) -> Tensor:
-    """The weight of each place `[B, T]` in the loss, by the name of the average."""
-    used, every = taken.to(F64), torch.ones_like(taken, dtype=F64)
-    return {
-        "steps": used / used.sum(),
-        "episodes": used / len(used),
-        "sum": used,
-        "episode_means": used / used.sum(-1, keepdim=True) / len(used),
-        "padded": used / used.numel(),
-        "all_mean": every / used.numel(),
-        "all_sum": every,
-        "all_episodes": every / len(used),
-    }[name]
 
 
 # --- the known mistakes ----------------------------------------------------------------------------------------------
