@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:  # for type checkers alone; a check that is not listed here has the type Any
+    from pgtheory.checking.kinds.accumulation import check_accumulation
     from pgtheory.checking.kinds.advantages import check_advantages
     from pgtheory.checking.kinds.environment import check_mdp
     from pgtheory.checking.kinds.grpo import check_grpo
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # for type checkers alone; a check that is not listed here ha
     from pgtheory.checking.kinds.top_p import check_top_p
 
     __all__ += ["check_advantages", "check_grpo", "check_kl", "check_mdp", "check_policy_gradient", "check_ppo"]
+    __all__ += ["check_accumulation"]
     __all__ += ["check_returns", "check_softmax", "check_top_k", "check_top_p"]
 else:  # each check is a file in `kinds`, and its function a name of this package
     _FUNCTIONS = {f.__name__: f for f in CHECKS.values() if getattr(f, "__name__", "").startswith("check_")}
