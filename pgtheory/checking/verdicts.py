@@ -117,6 +117,8 @@ def verdict(check: "Check", trial: Trial) -> Report:
             same = tuple(f"in these cases it is the same as: {m.name}" for m in others)
             return _report(check, trial, False, (first,), same, wrong_in, nearest)
     if excused:
+        firm = [n for n in sorted(faults, key=lambda n: len(faults[n])) if all(delicate[i] for i in faults[n])]
+        kind = (f"it is {firm[0]}",) if "" not in firm else ()
         return _report(check, trial, True, remarks=(*kind, *sorted({delicate[i] for i in wrong_in})))
     report = _report(check, trial, False, (), (), wrong_in, nearest)
     if check.space:
