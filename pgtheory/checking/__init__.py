@@ -27,7 +27,9 @@ if TYPE_CHECKING:  # for type checkers alone; a check that is not listed here ha
     from pgtheory.checking.kinds.group_advantages import check_group_advantages
     from pgtheory.checking.kinds.grpo import check_grpo
     from pgtheory.checking.kinds.kl import check_kl
+    from pgtheory.checking.kinds.lambda_returns import check_lambda_returns
     from pgtheory.checking.kinds.masked_mean import check_masked_mean
+    from pgtheory.checking.kinds.n_step import check_n_step
     from pgtheory.checking.kinds.policy_gradient import check_policy_gradient
     from pgtheory.checking.kinds.ppo import check_ppo
     from pgtheory.checking.kinds.returns import check_returns
@@ -38,6 +40,7 @@ if TYPE_CHECKING:  # for type checkers alone; a check that is not listed here ha
 
     __all__ += ["check_advantages", "check_grpo", "check_kl", "check_mdp", "check_policy_gradient", "check_ppo"]
     __all__ += ["check_accumulation", "check_group_advantages", "check_masked_mean", "check_whitening"]
+    __all__ += ["check_lambda_returns", "check_n_step"]
     __all__ += ["check_returns", "check_softmax", "check_top_k", "check_top_p"]
 else:  # each check is a file in `kinds`, and its function a name of this package
     _FUNCTIONS = {f.__name__: f for f in CHECKS.values() if getattr(f, "__name__", "").startswith("check_")}
