@@ -36,11 +36,12 @@ if TYPE_CHECKING:  # for type checkers alone; a check that is not listed here ha
     from pgtheory.checking.kinds.softmax import check_softmax
     from pgtheory.checking.kinds.top_k import check_top_k
     from pgtheory.checking.kinds.top_p import check_top_p
+    from pgtheory.checking.kinds.v_trace import check_v_trace
     from pgtheory.checking.kinds.whitening import check_whitening
 
     __all__ += ["check_advantages", "check_grpo", "check_kl", "check_mdp", "check_policy_gradient", "check_ppo"]
     __all__ += ["check_accumulation", "check_group_advantages", "check_masked_mean", "check_whitening"]
-    __all__ += ["check_lambda_returns", "check_n_step"]
+    __all__ += ["check_lambda_returns", "check_n_step", "check_v_trace"]
     __all__ += ["check_returns", "check_softmax", "check_top_k", "check_top_p"]
 else:  # each check is a file in `kinds`, and its function a name of this package
     _FUNCTIONS = {f.__name__: f for f in CHECKS.values() if getattr(f, "__name__", "").startswith("check_")}

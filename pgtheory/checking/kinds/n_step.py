@@ -80,19 +80,21 @@ def _made(
     def returns(
         rewards: Tensor, values: Tensor, next_values: Tensor, terminated: Tensor, gamma: float, n: int
     ) -> Tensor:
-        reached, found = change(values, next_values), torch.zeros_like(rewards)
-        T = rewards.shape[-1]
-        for b, t in ((b, t) for b in range(len(rewards)) for t in range(T)):
-            ended, taken = False, 0
-            for k in range(min(n + more, T - t)):
-                here = bool(terminated[b, t + k])
-                found[b, t] += reward(gamma, k, n) * rewards[b, t + k] * (last_reward or not here)
-                ended, taken = ended or here, k + 1
-                if here and cut:
-                    break
-            if taken and not (ended and blocked):
-                found[b, t] += value(gamma, taken, n) * reached[b, t + taken - 1]
-        return found
+        reached = change(values, next_values).tolist()
+        found = [
+            [total(row[t:], behind[t:], ends[t:], gamma, n) for t in range(len(row))]
+            for row, behind, ends in zip(rewards.tolist(), reached, terminated.tolist(), strict=True)
+        ]
+        return torch.tensor(found, dtype=rewards.dtype)
+
+    def total(rewards: list[float], behind: list[float], ends: list[bool], gamma: float, n: int) -> float:
+        found, ended, taken = 0.0, False, 0
+        for k in range(min(n + more, len(rewards))):
+            found += reward(gamma, k, n) * rewards[k] * (last_reward or not ends[k])
+            ended, taken = ended or ends[k], k + 1
+            if ends[k] and cut:
+                break
+        return found + (value(gamma, taken, n) * behind[taken - 1] if taken and not (ended and blocked) else 0.0)
 
     return returns
 
