@@ -124,6 +124,17 @@ def tuples_step(micro_batches):
     return sum(-(lp * a * mask).sum() for lp, a, mask in micro_batches) / total
 
 
+def joined_step(micro_batches):
+    """It cannot take micro-batches of different widths."""
+    lp, a, mask = (torch.cat([b[name] for b in micro_batches]) for name in ("log_probs", "advantages", "mask"))
+    return -(lp * a * mask).sum() / mask.sum()
+
+
+def with_a_penalty(log_probs, ref_log_probs, advantages, mask, num_tokens, beta):
+    log_ratio = ref_log_probs - log_probs
+    return ((-log_probs * advantages + beta * (log_ratio.exp() - log_ratio - 1)) * mask).sum() / num_tokens
+
+
 def weighted_step(micro_batches):
     """A running mean, weighted by tokens, as mlx-lm #1413."""
     mean, seen = 0.0, 0
@@ -157,6 +168,8 @@ RIGHT = {
     "backward": (backward_step, TOKENS),
     "tuples": (tuples_step, TOKENS),
     "running mean": (weighted_step, TOKENS),
+    "joined": (joined_step, TOKENS),
+    "penalty": (with_a_penalty, TOKENS),
 }
 
 

@@ -125,6 +125,7 @@ RIGHT = {
     "tinker": (tinker, CENTRED),
     "numpy ids": (numpy_ids, CENTRED),
     "slime": (slime, STD1),
+    "a list": (lambda rewards: [r - sum(rewards) / len(rewards) for r in rewards], CENTRED),
 }
 
 

@@ -22,6 +22,7 @@ Rank = tuple[tuple[int, ...], ...]
 
 _OWN_WEIGHTS = "it weighs the tokens of a batch in a way of its own, which does not depend on the cut"
 _EMPTY = "it fails where no token of an answer, or of a micro-batch, counts"
+_CROPPED = "it fails where micro-batches are padded to widths of their own"
 _UNASKED = "one rank was tried: it takes no world size; say reduce='mean' or 'sum' to try several"
 _AVERAGED = "gradients were averaged over the ranks, as data parallelism does: say reduce='sum' if they are added up"
 _NO_MASK = "it takes no mask: only answers of equal length were tried"
@@ -270,7 +271,7 @@ def _case(rows: str, cut: str, crop: bool, base: str = "", delicate: str = "") -
     whole = {"clip": 0.2, "clip_high": 0.2, "cut": ranks, "crop": crop, "base": of_base, "shared": bool(base)}
     whole |= {"num_tokens": int(mask.sum()), "num_sequences": len(mask), "n_micro_batches": 1, "world_size": 1}
     whole |= {"micro_batches": MicroBatches([MicroBatch(batch)])}
-    return Case({**batch, **whole}, delicate)
+    return Case({**batch, **whole}, delicate or (_CROPPED if crop else ""), or_fails=crop)
 
 
 class _Weights(NamedTuple):
@@ -292,6 +293,8 @@ _ALSO = {"actions": "target targets", "logits": "source"}
 _ARGS = (
     *(arg._replace(also=f"{arg.also} {_ALSO.get(arg.name, '')}") for arg in loss_args("N T")),
     Arg("advantages", "N T"),
+    Arg("ref_log_probs", "N T", of=lambda x: x.old_log_probs - 0.1),
+    Arg("beta", of=lambda x: 0.04),
     Arg(
         "losses",
         "N T",

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +13,12 @@ from torch import Tensor
 from pgtheory.checking.calling import Arg, Call, Inputs, Layout, Misfit, Reading, as_tensor, parts_of, roles_of
 from pgtheory.checking.episodes import F64
 from pgtheory.checking.judge import Case, Check
-from pgtheory.checking.report import Mistake, Report, arxiv, issue, pull
+from pgtheory.checking.report import Mistake, Report, UnknownForm, arxiv, issue, pull
 
 _EQUAL = "it fails where all rewards of a group are equal"
 _SINGLE = "it fails where there is one group only"
 _ALONE = "in a group of one it gives something else than 0, or fails"
 _ONE = ", one group"
-_OF_THE_BATCH = "group_advantages.of_the_batch"
 _IF_ALONE = "given one group it is right: say layout='one group' if that is what it is for"
 _PATTERN = "101"  # of the tokens that count, where rewards are given per token
 
@@ -64,10 +64,22 @@ def check_group_advantages(
         'it is centred on the mean of the group'
     """
     report = CHECK.judge(function, call=call, layout=layout, names=names)
-    of_the_batch = [m.key for m in report.mistakes] == [_OF_THE_BATCH] and "a matrix" in report.form and not layout
-    if of_the_batch and CHECK.judge(function, layout=_ONE, names=names).ok:
-        return replace(report, remarks=(*report.remarks, _IF_ALONE))
-    return report
+    if report.ok or "a matrix" not in report.form or layout or not _right_alone(function, names):
+        return report
+    try:
+        CHECK.judge(function, layout="list [N], a matrix", names=names)
+    except UnknownForm:  # what takes a list of numbers, and no list of lists, is for one group
+        with suppress(UnknownForm):
+            return CHECK.judge(function, layout=f"list [N]{_ONE}", names=names)
+    return replace(report, remarks=(*report.remarks, _IF_ALONE))
+
+
+def _right_alone(function: Callable[..., Any] | None, names: Mapping[str, str] | None) -> bool:
+    """Whether it is right, given one group."""
+    try:
+        return CHECK.judge(function, layout=_ONE, names=names).ok
+    except UnknownForm:
+        return False
 
 
 # --- the forms: rewards and group ids, flat, to advantages ---
@@ -204,7 +216,7 @@ _GRPO = arxiv("Shao et al., 2024, section 4.1", "2402.03300")
 
 MISTAKES = (
     Mistake(
-        _OF_THE_BATCH,
+        "group_advantages.of_the_batch",
         "the mean is that of the batch, not of the group",
         "All responses are compared with each other: those to an easy prompt look good, whatever was written.",
         "A group of equal rewards has advantages other than 0.",
