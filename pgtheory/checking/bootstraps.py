@@ -24,6 +24,7 @@ ARGS = (
     Arg("not_dones", "B T", of=lambda x: (~x.terminated).double(), flag=True),
     Arg("discounts", "B T", "pcont pconts discount_t discount", of=lambda x: x.gamma * (~x.terminated).double()),
     Arg("last_value", "B T", of=lambda x: x.next_values[:, -1]),
+    Arg("next_value", "B T", of=lambda x: x.next_values[:, -1]),
     Arg("n_envs", of=lambda x: x.rewards.shape[0]),
     Arg("device", of=lambda x: torch.device("cpu")),
 )
@@ -37,10 +38,14 @@ def readings(roles: frozenset[str]) -> list[Reading]:
         of["not_dones"] = lambda x: x.gamma * (~x.terminated).double()
     if "discounts" in roles and roles & {"terminated", "dones", "not_dones"}:
         of["discounts"] = lambda x: x.gamma
-    if roles & {"next_values", "last_value"} or "values" not in roles:
+    if "next_value" in roles and "values" not in roles:
+        of["next_value"] = lambda x: x.next_values
+    if roles & {"next_values", "last_value", "next_value"} or "values" not in roles:
+        each = {**of, "next_value": lambda x: x.next_values}
         wide = {**of, "last_value": lambda x: x.next_values[:, -1:]}
+        more = [Reading(", a next value per step", each, notes=notes, rare=True)] if "next_value" in roles else []
         text = ", the last value with an axis more"
-        more = [Reading(text, wide, notes=notes, rare=True)] if "last_value" in roles else []
+        more += [Reading(text, wide, notes=notes, rare=True)] if "last_value" in roles else []
         return [Reading("", of, notes=notes), *more]
     longer = {**of, "values": lambda x: torch.cat([x.values, x.next_values[:, -1:]], -1)}
     aligned = {**of, "values": lambda x: x.next_values}

@@ -46,6 +46,12 @@ def tianshou(rewards, next_values, terminated, gamma, n_step):
     return out
 
 
+def full_power_at_the_end(rewards, values, gamma, n):
+    ends = [min(t + n, len(rewards)) for t in range(len(rewards))]
+    sums = [sum(gamma**k * rewards[t + k] for k in range(e - t)) for t, e in enumerate(ends)]
+    return [total + gamma**n * values[e] for total, e in zip(sums, ends, strict=True)]
+
+
 def with_bootstrap(rewards, values, last_value, discounts, n):
     v = torch.cat([values[..., 1:], last_value[..., None]], -1)
     out, T = torch.zeros_like(rewards), rewards.shape[-1]

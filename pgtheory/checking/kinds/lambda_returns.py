@@ -229,7 +229,7 @@ CHECK = Check(
     "lambda_returns",
     8,
     args=(*ARGS, Arg("lam", also="return_lambda td_lambda")),
-    needs=("rewards", "next_values|values", "gamma|discounts|not_dones", "lam"),
+    needs=("rewards", "next_values|next_value|values", "gamma|discounts|not_dones", "lam"),
     signature=("rewards", "next_values", "gamma", "lam"),
     axes="B T",
     layouts=("[T]", "[B, T]", "[T, B]", "[B, T, 1]", "[T, B, 1]"),

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgtheory.checking.bootstraps import ARGS, batches, later, readings, rows, settle
+from pgtheory.checking.bootstraps import ARGS, ENDS, batches, later, readings, rows, settle
 from pgtheory.checking.calling import Arg, Call
 from pgtheory.checking.judge import Case, Check
 from pgtheory.checking.report import Mistake, Report, Source, issue, pull
@@ -207,6 +207,9 @@ MISTAKES = (
 )
 
 
+_OF_ENDS = ("n_step.into_the_next_episode", "n_step.bootstraps_after_termination", "n_step.last_reward_dropped")
+
+
 def cases(facts: frozenset[str]) -> list[Case]:
     """Rows with ends and without, n from 1 to beyond the row; where fewer are left is a case of its own."""
     found = []
@@ -233,7 +236,7 @@ CHECK = Check(
     "n_step",
     8,
     args=(*ARGS, Arg("n", also="n_step n_steps nstep nsteps multi_step num_steps horizon k")),
-    needs=("rewards", "next_values|values", "gamma|discounts|not_dones", "n"),
+    needs=("rewards", "next_values|next_value|values", "gamma|discounts|not_dones", "n"),
     signature=("rewards", "next_values", "gamma", "n"),
     axes="B T",
     layouts=("[T]", "[B, T]", "[T, B]", "[B, T, 1]", "[T, B, 1]"),
@@ -243,6 +246,7 @@ CHECK = Check(
     readings=readings,
     settle=settle,
     seen=_seen,
+    applies=lambda mistake, facts: bool(facts & ENDS) or mistake.key not in _OF_ENDS,
     close=_close,
     wanted="return target",
     example="call=lambda x: f(x.rewards.mT, x.next_values.mT, x.gamma, x.n).mT  # [B, T]",

@@ -372,7 +372,7 @@ CHECK = Check(
         Arg("c_bar", also="clip_c_threshold c_clip c_max c_thresh vtrace_c_clip clip_c max_c"),
         Arg("pg_rho_bar", also="clip_pg_rho_threshold rho_pg_clip", of=lambda x: x.rho_bar),
     ),
-    needs=("rewards", "next_values|values", "gamma|discounts|not_dones", "log_rhos|rhos|log_probs"),
+    needs=("rewards", "next_values|next_value|values", "gamma|discounts|not_dones", "log_rhos|rhos|log_probs"),
     signature=("rewards", "values", "next_values", "log_rhos", "gamma"),
     axes="B T",
     layouts=("[T]", "[B, T]", "[T, B]", "[B, T, 1]", "[T, B, 1]"),
