@@ -100,25 +100,22 @@ def verdict(check: "Check", trial: Trial) -> Report:
     wrong_in = faults[nearest]
     delicate = _without_excuses(trial)
     plain = "" in faults and not faults[""]  # the usual form needs no word
-    exact = [name for name, f in check.right.items() if _is_same(trial, f)] if not (wrong_in or plain) else []
-    kind = (f"it is {exact[0]}",) if exact else ()
+    excused = all(delicate[i] for i in wrong_in)
+    kind = _kind(trial, delicate) if excused and not plain else ()
     if not wrong_in:
         return _report(check, trial, True, remarks=kind)
-    excused = all(delicate[i] for i in wrong_in)
     rows = trial.form.layout.lacks_batch
     known = [m for m in check.mistakes if not (rows and m.key in check.of_the_batch)]
     known = [m for m in known if check.applies(m, trial.form.facts)]
     for spare in (False, True):
         explained = [m for m in known if any(_explains(trial, f, wrong_in, delicate, spare) for f in m.implementations)]
         if explained and all(m.severity == "remark" for m in explained):
-            return _report(check, trial, True, remarks=tuple(f"{m.name}: {m.meaning}" for m in explained))
+            return _report(check, trial, True, remarks=(*kind, *(f"{m.name}: {m.meaning}" for m in explained)))
         if explained:
             first, *others = (m for m in explained if m.severity == "wrong")
             same = tuple(f"in these cases it is the same as: {m.name}" for m in others)
             return _report(check, trial, False, (first,), same, wrong_in, nearest)
     if excused:
-        firm = [n for n in sorted(faults, key=lambda n: len(faults[n])) if all(delicate[i] for i in faults[n])]
-        kind = (f"it is {firm[0]}",) if "" not in firm else ()
         return _report(check, trial, True, remarks=(*kind, *sorted({delicate[i] for i in wrong_in})))
     report = _report(check, trial, False, (), (), wrong_in, nearest)
     if check.space:
@@ -187,8 +184,14 @@ def _without_excuses(trial: Trial) -> list[str]:
     return found
 
 
-def _is_same(trial: Trial, implementation: "Implementation") -> bool:
-    return all(same(trial.got(i), trial.bench.answer(implementation, i)) for i in _places(trial))
+def _kind(trial: Trial, delicate: Sequence[str]) -> tuple[str, ...]:
+    """Which right form it is: that with the same answers in the most cases, and in all that are not delicate."""
+    bench, places = trial.bench, _places(trial)
+    right = bench.check.right.items()
+    misses = {name: [i for i in places if not same(trial.got(i), bench.answer(f, i))] for name, f in right}
+    firm = [name for name, missed in misses.items() if all(delicate[i] for i in missed)]
+    best = min(firm, key=lambda name: len(misses[name]), default="")
+    return (f"it is {best}",) if best else ()
 
 
 def _explains(trial: Trial, f: "Implementation", wrong_in: Sequence[int], delicate: Sequence[str], spare: bool) -> bool:
