@@ -2,8 +2,8 @@
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -269,12 +269,13 @@ def _case(rows: str, cut: str, crop: bool, base: str = "", delicate: str = "") -
     ranks = tuple(tuple(tuple(map(int, part)) for part in rank.split(";")) for rank in cut.split("|"))
     batch = {"log_probs": log_probs, "old_log_probs": old, "advantages": advantages, "mask": mask}
     whole = {"clip": 0.2, "clip_high": 0.2, "cut": ranks, "crop": crop, "base": of_base, "shared": bool(base)}
-    whole |= {"num_tokens": int(mask.sum()), "num_sequences": len(mask), "n_micro_batches": 1, "world_size": 1}
-    whole |= {"micro_batches": MicroBatches([MicroBatch(batch)])}
+    whole |= {"num_tokens": int(mask.sum()), "num_sequences": len(mask), "n_micro_batches": len(ranks[0])}
+    whole |= {"micro_batches": MicroBatches([MicroBatch(batch)]), "world_size": len(ranks)}
     return Case({**batch, **whole}, delicate or (_CROPPED if crop else ""), or_fails=crop)
 
 
-class _Weights(NamedTuple):
+@dataclass(frozen=True)
+class _Weights:
     """The weights of the tokens, and the cut in which they are."""
 
     weights: Tensor
