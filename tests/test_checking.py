@@ -269,6 +269,12 @@ REFUSED = [
         "step_size must be positive, not 0",
         id="no-step-size",
     ),
+    pytest.param(
+        lambda: CHECKS["accumulation"](right, reduce="max"),
+        ValueError,
+        "reduce is 'max', expected 'mean' or 'sum'",
+        id="reduce",
+    ),
     pytest.param(lambda: check_answer("two", 2.0), TypeError, "a list of numbers, not str", id="answer-text"),
     pytest.param(lambda: check_answer(None, 2.0), TypeError, "a list of numbers, not NoneType", id="answer-nothing"),
     pytest.param(lambda: check_answer([[1], 2], 2.0), TypeError, "parts of different shapes", id="answer-ragged"),

@@ -36,7 +36,7 @@ def slopes(call: Callable[[Tensor], Any], log_probs: Tensor, reduce: Reduce, not
     """
     leaf = log_probs.clone().requires_grad_()
     with torch.enable_grad():
-        output = _first(_quietly(call, leaf * 1.0))  # a copy, so that the loss may change it in place
+        output = loss_in(_quietly(call, leaf.clone()))  # a copy, so that the loss may change it in place
         if leaf.grad is not None:
             notes.add(_OWN_BACKWARD)
             return leaf.grad.double()
@@ -51,14 +51,14 @@ def slopes(call: Callable[[Tensor], Any], log_probs: Tensor, reduce: Reduce, not
 
 
 def _differences(call: Callable[[Tensor], Any], log_probs: Tensor, reduce: Reduce, notes: set[str]) -> Tensor:
-    step = 1e-2 if _is_single(_first(_quietly(call, log_probs.clone()))) else 1e-4
+    step = 1e-2 if _is_single(loss_in(_quietly(call, log_probs.clone()))) else 1e-4
     found = torch.zeros_like(log_probs)
     for place in itertools.product(*map(range, log_probs.shape)):
         values = []
         for side in (step, -step):
             moved = log_probs.clone()
             moved[place] += side
-            output = _first(_quietly(call, moved))
+            output = loss_in(_quietly(call, moved))
             values.append(float(_as_number(_number_tensor(output), reduce, notes)))
         found[place] = (values[0] - values[1]) / (2 * step)
     return found
@@ -83,15 +83,15 @@ def _number_tensor(output: Any) -> Tensor:
         raise Misfit(f"it returned {type(output).__name__}, not a loss") from error
 
 
-def _first(output: Any) -> Any:
+def loss_in(output: Any) -> Any:
     """The loss in an output: the first of a tuple, the entry `loss` of a dictionary, the attribute `loss`."""
     if isinstance(output, Mapping):
         for key in _LOSS_KEYS:
             if key in output:
-                return _first(output[key])
+                return loss_in(output[key])
         raise Misfit(f"it returned a dictionary without any of the keys {', '.join(_LOSS_KEYS)}")
     if isinstance(output, tuple) and output:
-        return _first(output[0])
+        return loss_in(output[0])
     if isinstance(output, list) and output and isinstance(output[0], Tensor):
         return torch.stack(output)
     if output is None or isinstance(output, str | bytes | bool):

@@ -101,8 +101,7 @@ def verdict(check: "Check", trial: Trial) -> Report:
     delicate = _without_excuses(trial)
     plain = "" in faults and not faults[""]  # the usual form needs no word
     excused = all(delicate[i] for i in wrong_in)
-    exact = [name for name, f in check.right.items() if _is_same(trial, f)] if excused and not plain else []
-    kind = (f"it is {exact[0]}",) if exact and exact[0] else ()
+    kind = _kind(trial, delicate) if excused and not plain else ()
     if not wrong_in:
         return _report(check, trial, True, remarks=kind)
     rows = trial.form.layout.lacks_batch
@@ -185,9 +184,14 @@ def _without_excuses(trial: Trial) -> list[str]:
     return found
 
 
-def _is_same(trial: Trial, implementation: "Implementation") -> bool:
-    """Whether the answers are those of an implementation wherever a right one does not differ."""
-    return all(same(trial.got(i), trial.bench.answer(implementation, i)) for i in trial.bench.counted)
+def _kind(trial: Trial, delicate: Sequence[str]) -> tuple[str, ...]:
+    """Which right form it is: that with the same answers in the most cases, and in all that are not delicate."""
+    bench, places = trial.bench, _places(trial)
+    right = bench.check.right.items()
+    misses = {name: [i for i in places if not same(trial.got(i), bench.answer(f, i))] for name, f in right}
+    firm = [name for name, missed in misses.items() if all(delicate[i] for i in missed)]
+    best = min(firm, key=lambda name: len(misses[name]), default="")
+    return (f"it is {best}",) if best else ()
 
 
 def _explains(trial: Trial, f: "Implementation", wrong_in: Sequence[int], delicate: Sequence[str], spare: bool) -> bool:

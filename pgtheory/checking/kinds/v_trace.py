@@ -1,0 +1,386 @@
+"""Are these V-trace targets? And if not, which known mistake is it?"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pgtheory.checking.bootstraps import ARGS, backwards, batches, later, readings, rows, settle
+from pgtheory.checking.calling import Arg, Call
+from pgtheory.checking.episodes import F64
+from pgtheory.checking.judge import Case, Check
+from pgtheory.checking.report import Mistake, Report, arxiv, issue, pull
+from pgtheory.checking.verdicts import same
+
+
+def check_v_trace(
+    function: Callable[..., Any] | None = None,
+    *,
+    call: Call | None = None,
+    layout: str | None = None,
+    names: Mapping[str, str] | None = None,
+) -> Report:
+    r"""Check a function that computes V-trace targets, or the advantages that belong to them.
+
+    That is :math:`v_t = V_t + \rho_t \delta_t + \gamma c_t (v_{t+1} - V_{t+1})` with
+    :math:`\delta_t = R_{t+1} + \gamma V_{t+1} - V_t` and the importance ratio cut at :math:`\bar\rho` and
+    :math:`\bar c`, which are 1 where the function does not take them, and the advantages
+    :math:`\rho_t (R_{t+1} + \gamma v_{t+1} - V_t)`.
+
+    .. no equation: off-policy corrections of values are outside the book
+
+    The function may take `log_rhos`, `rhos`, or log-probabilities of both policies, and values as the other returns do:
+    `next_values`, or `values` with a `bootstrap_value`, or one value more than rewards. It may return the targets,
+    these minus the values, the advantages, or two of these; then both are judged.
+
+    Args:
+        function: the implementation.
+        call: how it is called from the canonical inputs, such as `lambda x: f(x.rewards.mT, x.log_rhos.mT, ...).mT`;
+            they are `x.rewards`, `x.values`, `x.next_values`, `x.terminated`, `x.log_probs`, `x.old_log_probs`,
+            `[B, T]`, `x.gamma`, `x.lam`, `x.rho_bar`, `x.c_bar`.
+        layout: the order of axes, such as `"[T, B]"`, or the container, such as `"numpy"`, as in the report.
+        names: what arguments are, such as `{"is_ratio": "rhos"}`.
+
+    Returns:
+        The report.
+
+    Raises:
+        UnknownForm: the function cannot be called, or does not return one number for each step.
+        TypeError: it is no function.
+        ValueError: `names` has a name that the function, or the check, does not know.
+
+    Source:
+        Espeholt et al., "IMPALA", 2018, eq. (1) and section 4.2.
+
+    Example:
+        >>> def targets(rewards, values, next_values, log_rhos, gamma):
+        ...     rho, carry, out = (-log_rhos).exp().clamp(max=1.0), 0.0, []
+        ...     delta = rho * (rewards + gamma * next_values - values)
+        ...     for t in reversed(range(len(rewards))):
+        ...         carry = delta[t] + gamma * rho[t] * carry
+        ...         out.insert(0, carry + values[t])
+        ...     return torch.stack(out)
+        >>> print(check_v_trace(targets).headline)
+        check_v_trace: WRONG, a known mistake: the ratio is upside down
+    """
+    return CHECK.judge(function, call=call, layout=layout, names=names)
+
+
+# --- the right forms, and the ways in which they are missed ---
+
+Ratio = Callable[[Tensor, float], Tensor]
+Trace = Callable[..., Tensor]
+
+
+def _cut(rho: Tensor, bar: float) -> Tensor:
+    return rho.clamp(max=bar)
+
+
+def _as_it_is(rho: Tensor, bar: float) -> Tensor:
+    return rho
+
+
+def _targets(
+    *,
+    of: Callable[[Tensor], Tensor] = torch.exp,
+    rho: Ratio = _cut,
+    c: Ratio = _cut,
+    twice: bool = False,
+    seeded: bool = False,
+    own_last: bool = False,
+    going: bool = True,
+    gamma_in_carry: bool = True,
+    difference: bool = True,
+) -> Trace:
+    """The targets v_t by their factors; `of` makes ratios of log-ratios."""
+
+    def targets(
+        rewards: Tensor,
+        values: Tensor,
+        next_values: Tensor,
+        terminated: Tensor,
+        log_probs: Tensor,
+        old_log_probs: Tensor,
+        gamma: float,
+        lam: float,
+        rho_bar: float,
+        c_bar: float,
+    ) -> Tensor:
+        ratio = of(log_probs - old_log_probs)
+        discount = gamma * ((~terminated).double() if going else torch.ones_like(rewards))
+        behind = torch.cat([next_values[..., :-1], values[..., -1:]], -1) if own_last else next_values
+        delta = rho(ratio, rho_bar) * (rewards + discount * behind - values)
+        carried = (discount if gamma_in_carry else discount / gamma) * lam * c(ratio, c_bar)
+        carried = carried * (rho(ratio, rho_bar) if twice else 1.0)
+        edge = behind[..., -1]
+
+        def step(x: Mapping[str, Tensor], after: Tensor) -> Tensor:
+            return x["delta"] + x["carried"] * after
+
+        if difference:
+            seed = edge if seeded else torch.zeros_like(edge)
+            return values + backwards(step, seed, delta=delta, carried=carried)
+        return backwards(step, edge, delta=values + delta, carried=carried)
+
+    return targets
+
+
+def _advantages(
+    targets: Trace,
+    *,
+    of: Callable[[Tensor], Tensor] = torch.exp,
+    rho: Ratio = _cut,
+    going: bool = True,
+    by_values: bool = False,
+    mixed: bool = False,
+) -> Trace:
+    """The advantages that belong to targets; `mixed`: bootstrapped by λ v + (1 - λ) V."""
+
+    def advantages(**x: Any) -> Tensor:
+        after = later(targets(**x), x["next_values"][..., -1])
+        after = x["next_values"] if by_values else after
+        after = x["lam"] * after + (1 - x["lam"]) * x["next_values"] if mixed else after
+        ratio = rho(of(x["log_probs"] - x["old_log_probs"]), x["rho_bar"])
+        discount = x["gamma"] * ((~x["terminated"]).double() if going else 1.0)
+        found: Tensor = ratio * (x["rewards"] + discount * after - x["values"])
+        return found
+
+    return _named(advantages)
+
+
+def _named(function: Callable[..., Tensor]) -> Trace:
+    """The function with its arguments spelled out."""
+
+    def named(
+        rewards: Tensor,
+        values: Tensor,
+        next_values: Tensor,
+        terminated: Tensor,
+        log_probs: Tensor,
+        old_log_probs: Tensor,
+        gamma: float,
+        lam: float,
+        rho_bar: float,
+        c_bar: float,
+    ) -> Tensor:
+        x = {"rewards": rewards, "values": values, "next_values": next_values, "terminated": terminated}
+        x |= {"log_probs": log_probs, "old_log_probs": old_log_probs}
+        return function(**x, gamma=gamma, lam=lam, rho_bar=rho_bar, c_bar=c_bar)
+
+    return named
+
+
+def _minus_values(targets: Trace) -> Trace:
+    return _named(lambda **x: targets(**x) - x["values"])
+
+
+_RIGHT = _targets()
+RIGHT: Mapping[str, Trace] = {
+    "": _RIGHT,
+    "the targets minus the values": _minus_values(_RIGHT),
+    "the advantages": _advantages(_RIGHT),
+    "the advantages, bootstrapped by a mixture of targets and values": _advantages(_RIGHT, mixed=True),
+}
+
+
+def _all(**factors: Any) -> tuple[Trace, ...]:
+    """The targets with other factors, the same minus the values, and the advantages of them."""
+    targets = _targets(**factors)
+    own = {name: factors[name] for name in ("of", "rho", "going") if name in factors}
+    return targets, _minus_values(targets), _advantages(targets, **own)
+
+
+_IMPALA = arxiv("Espeholt et al., 2018, eq. (1)", "1802.01561")
+
+MISTAKES = (
+    Mistake(
+        "v_trace.ratio_inverted",
+        "the ratio is upside down",
+        "It is that of the policy that sampled to the one that is evaluated.",
+        "Actions that the new policy prefers count less.",
+        (pull("ray-project/ray", 4338),),
+        _all(of=lambda log_ratio: (-log_ratio).exp()),
+    ),
+    Mistake(
+        "v_trace.log_ratio",
+        "the logarithm of the ratio stands for the ratio",
+        "An exponential is missing: on policy the weight is 0.",
+        "On policy all targets are the values.",
+        (),
+        _all(of=lambda log_ratio: log_ratio),
+        right_form=(_IMPALA,),
+    ),
+    Mistake(
+        "v_trace.ratio_ignored",
+        "the ratio is not used",
+        "Returns are computed as if the new policy had sampled them.",
+        "The result does not change with the log-probabilities.",
+        (pull("meta-pytorch/torchforge", 571),),
+        _all(of=torch.ones_like),
+    ),
+    Mistake(
+        "v_trace.rho_not_cut",
+        "ρ is not cut",
+        "The ratio multiplies δ as it is: one rare action has any weight.",
+        "It is right where no ratio is above the bound.",
+        (),
+        (*_all(rho=_as_it_is), *_all(rho=_as_it_is, c=_as_it_is)[:2]),
+        right_form=(_IMPALA,),
+    ),
+    Mistake(
+        "v_trace.c_not_cut",
+        "c is not cut",
+        "The product of ratios along the row is unbounded.",
+        "It is right where no ratio is above the bound, and with one step.",
+        (),
+        _all(c=_as_it_is),
+        right_form=(_IMPALA,),
+    ),
+    Mistake(
+        "v_trace.ratio_twice",
+        "the ratio is applied twice",
+        "What is carried from the steps that follow is multiplied by ρ and by c.",
+        "It is right on policy, and with one step.",
+        (pull("SlopDotCash/asi", 487),),
+        _all(twice=True),
+    ),
+    Mistake(
+        "v_trace.bootstrap_twice",
+        "the value behind the row counts twice",
+        "The carry begins with the bootstrap value, which is in the last δ already, and not with 0.",
+        "It is right where that value is 0.",
+        (pull("simonsays1980/rl-triton", 4),),
+        _all(seeded=True),
+    ),
+    Mistake(
+        "v_trace.own_value_at_the_end",
+        "the last step bootstraps from its own value",
+        "The value of the last state stands where that of the state behind it belongs.",
+        "The result does not change with the value behind the row.",
+        (pull("micdoh/XLRON", 50), pull("ray-project/ray", 36013)),
+        _all(own_last=True),
+    ),
+    Mistake(
+        "v_trace.flags_ignored",
+        "terminations are ignored",
+        "A step that terminates bootstraps, and what follows belongs to another episode.",
+        "The result does not change with the flags.",
+        (issue("pytorch/rl", 4209), pull("pytorch/rl", 4210)),
+        _all(going=False),
+    ),
+    Mistake(
+        "v_trace.gamma_missing",
+        "γ is missing from what is carried",
+        "The correction of the next step is not discounted.",
+        "With one step, or γ = 1, it is right.",
+        (pull("chainer/chainerrl", 126),),
+        _all(gamma_in_carry=False),
+    ),
+    Mistake(
+        "v_trace.value_not_subtracted",
+        "targets are carried, not what they add to the values",
+        "v_{t+1} stands where v_{t+1} - V_{t+1} belongs: the next value counts twice.",
+        "On policy it is not the n-step return.",
+        (),
+        _all(difference=False),
+        right_form=(_IMPALA,),
+    ),
+    Mistake(
+        "v_trace.advantages_by_values",
+        "the advantages bootstrap from values, not from targets",
+        "V_{t+1} stands where v_{t+1} belongs: it is the one-step error, times ρ.",
+        "With one step it is right.",
+        (),
+        (_advantages(_RIGHT, by_values=True),),
+        right_form=(_IMPALA,),
+    ),
+    Mistake(
+        "v_trace.advantages_unweighted",
+        "the advantages are not weighted",
+        "ρ is missing from the advantages.",
+        "On policy it is right.",
+        (),
+        (_advantages(_RIGHT, of=torch.ones_like, rho=_as_it_is),),
+        right_form=(_IMPALA,),
+    ),
+)
+
+# --- the cases ---
+
+
+def cases(facts: frozenset[str]) -> list[Case]:
+    """Rows with ends and without, ratios on both sides of the bounds, on policy too; the smallest first."""
+    bars = [(1.0, 1.0)] + ([(1.6, 1.0)] if "rho_bar" in facts else []) + ([(1.2, 0.7)] if facts >= _BARS else [])
+    lams = [1.0] + ([0.6] if "lam" in facts else [])
+    found = [_case(marks, 0.8, 1.0, 1.0, 1.0) for marks in batches(facts)]
+    for rho_bar, c_bar in bars:
+        found += [_case(marks, 0.9, lam, rho_bar, c_bar) for marks in batches(facts)[3:] for lam in lams]
+    return [
+        *found,
+        _case(("....", "...."), 1.0, 1.0, 1.0, 1.0),
+        _case(("....", "...."), 0.9, 1.0, 1.0, 1.0, spread=0.0),
+    ]
+
+
+_BARS = frozenset(["rho_bar", "c_bar"])
+
+
+def _case(marks: Sequence[str], gamma: float, lam: float, rho_bar: float, c_bar: float, spread: float = 1.0) -> Case:
+    n, steps = len(marks), len(marks[0])
+    place = torch.arange(n * steps, dtype=F64).reshape(n, steps)
+    old = -1.2 + 0.3 * (1.9 * place).cos()
+    new = old + spread * 0.7 * (2.3 * place + 0.8).sin()
+    return rows(marks, gamma, log_probs=new, old_log_probs=old, lam=lam, rho_bar=rho_bar, c_bar=c_bar)
+
+
+def _choose(cases: Sequence[tuple[Mapping[str, Any], Mapping[str, Tensor]]]) -> tuple[str, str]:
+    """Of the first two parts the one that is wrong, if one is; the advantages are not looked for elsewhere."""
+    taken = inspect.signature(_RIGHT).parameters
+    right = [[form(**{name: x[name] for name in taken}) for form in RIGHT.values()] for x, _ in cases]
+
+    def fits(part: str) -> bool:
+        pairs = list(zip(cases, right, strict=True))
+        return any(all(same(parts[part], forms[k]) for (_, parts), forms in pairs) for k in range(len(RIGHT)))
+
+    first = list(cases[0][1])[:2]
+    return next((part for part in first if not fits(part)), first[0]), ""
+
+
+CHECK = Check(
+    "v_trace",
+    8,
+    args=(
+        *ARGS,
+        Arg("log_probs", "B T", "target_policy_log_probs"),
+        Arg("old_log_probs", "B T", "behaviour_policy_log_probs behavior_policy_log_probs"),
+        Arg(
+            "log_rhos",
+            "B T",
+            "log_rho log_is log_ratio log_ratios log_is_weights",
+            of=lambda x: x.log_probs - x.old_log_probs,
+        ),
+        Arg(
+            "rhos",
+            "B T",
+            "rho_tm1 ratio ratios importance_ratio importance_ratios importance importance_weights",
+            of=lambda x: (x.log_probs - x.old_log_probs).exp(),
+        ),
+        Arg("lam"),
+        Arg("rho_bar", also="clip_rho_threshold rho_clip rho_max rho_thresh vtrace_rho_clip clip_rho max_rho"),
+        Arg("c_bar", also="clip_c_threshold c_clip c_max c_thresh vtrace_c_clip clip_c max_c"),
+        Arg("pg_rho_bar", also="clip_pg_rho_threshold rho_pg_clip", of=lambda x: x.rho_bar),
+    ),
+    needs=("rewards", "next_values|next_value|values", "gamma|discounts|not_dones", "log_rhos|rhos|log_probs"),
+    signature=("rewards", "values", "next_values", "log_rhos", "gamma"),
+    axes="B T",
+    layouts=("[T]", "[B, T]", "[T, B]", "[B, T, 1]", "[T, B, 1]"),
+    reference=RIGHT,
+    cases=cases,
+    mistakes=MISTAKES,
+    readings=readings,
+    settle=settle,
+    choose=_choose,
+    example="call=lambda x: f(x.rewards.mT, x.values.mT, x.log_rhos.mT, ...).mT  # [B, T]",
+)
