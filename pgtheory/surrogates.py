@@ -285,9 +285,9 @@ def trust_region_bound(
 ) -> Float[Tensor, "*batch"]:
     r"""How far :math:`J(\pi)` can be from the surrogate :math:`L(\pi)`, by the distance of the policies.
 
-    Equation :eq:`eq-trust-region`: :math:`|J(\pi) - L(\pi)| \le \frac{2\gamma\epsilon}{1-\gamma} \sum_s
+    Equation :eq:`eq-trust-region`: :math:`|J(\pi) - L(\pi)| \le \frac{2\gamma}{1-\gamma} \max_s |\bar A_\pi(s)| \sum_s
     \eta_{\mathrm{old}}(s)\, \mathrm{TV}_s`, where :math:`\mathrm{TV}_s = \frac12 \sum_a |\pi(a \mid s) -
-    \pi_{\mathrm{old}}(a \mid s)|` and :math:`\epsilon = \max_s |\sum_a \pi(a \mid s) A_{\mathrm{old}}(s, a)|`.
+    \pi_{\mathrm{old}}(a \mid s)|` and :math:`\bar A_\pi(s) = \sum_a \pi(a \mid s) A_{\mathrm{old}}(s, a)`.
 
     Args:
         mdp: the MDP.
