@@ -112,7 +112,12 @@ DRAWINGS: dict[str, Callable[[], plotting.Drawing]] = {
         best_label="best",
     ),
     "surrogate_gap": lambda: plotting.plot_surrogate_gap(
-        x, x - x**2, x, {"sharp": x - 5 * x**2, "loose": x - 50 * x**2}, old=0.0, xlabel="x"
+        x,
+        x - (x - 0.5) ** 2,
+        x,
+        {"sharp": x - 5 * (x - 0.5) ** 2, "loose": x - 50 * (x - 0.5) ** 2},
+        old=0.5,
+        xlabel="x",
     ),
     "bias_and_deviation": lambda: plotting.plot_bias_and_deviation(
         x, {"right": x, "zero": 1 - x}, {"right": x, "zero": x}
