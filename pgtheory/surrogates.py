@@ -29,6 +29,7 @@ __all__ = [
     "performance_difference",
     "ppo_clip_loss",
     "surrogate_objective",
+    "trust_region_bound",
 ]
 
 Clip = float | tuple[float, float]
@@ -279,6 +280,47 @@ def surrogate_objective(
     return performance(mdp, old_policy, gamma) + difference.to(mdp.dtype)
 
 
+def trust_region_bound(
+    mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], old_policy: Float[Tensor, "S A"], gamma: float
+) -> Float[Tensor, "*batch"]:
+    r"""How far :math:`J(\pi)` can be from the surrogate :math:`L(\pi)`, by the distance of the policies.
+
+    Equation :eq:`eq-trust-region`: :math:`|J(\pi) - L(\pi)| \le \frac{2\gamma}{1-\gamma} \max_s |\bar A_\pi(s)| \sum_s
+    \eta_{\mathrm{old}}(s)\, \mathrm{TV}_s`, where :math:`\mathrm{TV}_s = \frac12 \sum_a |\pi(a \mid s) -
+    \pi_{\mathrm{old}}(a \mid s)|` and :math:`\bar A_\pi(s) = \sum_a \pi(a \mid s) A_{\mathrm{old}}(s, a)`.
+
+    Args:
+        mdp: the MDP.
+        policy: the new policy :math:`\pi(a \mid s)`.
+        old_policy: the old one.
+        gamma: the discount :math:`\gamma < 1`.
+
+    Returns:
+        One bound per new policy, at least 0.
+
+    Raises:
+        ValueError: as `performance`; `gamma` is 1.
+        TypeError: as `performance`.
+
+    Source:
+        Achiam, Held, Tamar and Abbeel, "Constrained Policy Optimization", 2017, Corollary 1; it is sharper than Theorem
+        1 of Schulman et al., "Trust Region Policy Optimization", 2015.
+
+    Example:
+        >>> from pgtheory import gallery
+        >>> old, new = torch.tensor([[[0.5, 0.5], [0, 0]], [[0.75, 0.25], [0, 0]]], dtype=torch.float64)
+        >>> trust_region_bound(gallery.bandit([1.0, 0.0]), new, old, 0.5)  # 2 · 1/2 · 1/4 / (1/2) · 1/4
+        tensor(0.1250, dtype=torch.float64)
+    """
+    gamma = _checks.check_gamma(gamma)
+    if gamma == 1.0:
+        raise ValueError("gamma must be less than 1: the bound divides by 1 - gamma")
+    largest = _expected_gain(mdp, policy, old_policy, gamma).abs().amax(-1)
+    distance = wide(policy - old_policy).abs().sum(-1) / 2
+    visited = distance @ wide(discounted_visitation(mdp, old_policy, gamma))
+    return (2 * gamma / (1 - gamma) * largest * visited).to(mdp.dtype)
+
+
 def clipped_surrogate(
     log_probs: Float[Tensor, "*batch"],
     old_log_probs: Float[Tensor, "*batch"],
@@ -389,8 +431,9 @@ def kl_estimate(
 ) -> Float[Tensor, "*batch T"]:
     r"""Estimates of :math:`\mathrm{KL}(\pi \,\|\, \pi_{\mathrm{ref}})` from single samples of :math:`\pi`.
 
-    Equation :eq:`eq-kl-estimators`, with :math:`r = \pi_{\mathrm{ref}} / \pi`: k1 is :math:`-\ln r`, k2 is
-    :math:`\frac12 (\ln r)^2`, k3 is :math:`(r - 1) - \ln r`.
+    Equation :eq:`eq-kl-estimators`, with :math:`\rho^{\mathrm{ref}} = \pi_{\mathrm{ref}} / \pi`: k1 is
+    :math:`-\ln \rho^{\mathrm{ref}}`, k2 is :math:`\frac12 (\ln \rho^{\mathrm{ref}})^2`, k3 is
+    :math:`(\rho^{\mathrm{ref}} - 1) - \ln \rho^{\mathrm{ref}}`.
 
     Args:
         log_probs: :math:`\ln \pi_\theta` of samples of :math:`\pi_\theta`.

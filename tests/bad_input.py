@@ -355,7 +355,7 @@ call("kl_estimate", log_probs=STEPS, ref_log_probs=OTHERS, kind="k3", mask=MASK)
 call("masked_mean", values=STEPS, mask=MASK, dim=1)
 call("off_policy_loss", **RATIO, rewards=ONES, gamma=0.5, mask=MASK)
 call("ppo_clip_loss", **RATIO, advantages=ONES, clip=0.25, mask=MASK, average="steps")
-for name in ("performance_difference", "surrogate_objective"):
+for name in ("performance_difference", "surrogate_objective", "trust_region_bound"):
     call(name, mdp=TOY, policy=POLICY, old_policy=POLICY.flip(1), gamma=0.5)
 call("generalized_advantage_moments", mdp=TOY, policy=POLICY, values=VALUES, gamma=0.5, lam=0.5)
 call(

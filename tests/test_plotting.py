@@ -111,16 +111,23 @@ DRAWINGS: dict[str, Callable[[], plotting.Drawing]] = {
         ylabel="J",
         best_label="best",
     ),
-    "surrogate_gap": lambda: plotting.plot_surrogate_gap(x - 0.5, x, 2 * x),
-    "clipped_surrogate": lambda: plotting.plot_clipped_surrogate(
-        x + 0.5,
-        [(x + 0.5).clamp(max=1.2), -(x + 0.5).clamp(min=0.8)],
-        [torch.where(x < 0.7, x + 0.5, 0.0), torch.where(x > 0.3, -x - 0.5, 0.0)],
+    "surrogate_gap": lambda: plotting.plot_surrogate_gap(
+        x,
+        x - (x - 0.5) ** 2,
+        x,
+        {"sharp": x - 5 * (x - 0.5) ** 2, "loose": x - 50 * (x - 0.5) ** 2},
+        old=0.5,
+        xlabel="x",
     ),
     "bias_and_deviation": lambda: plotting.plot_bias_and_deviation(
         x, {"right": x, "zero": 1 - x}, {"right": x, "zero": x}
     ),
-    "bands": lambda: plotting.plot_bands(x, {"PPO": torch.rand(5, 20).double()}, {"exact": (x, x)}),
+    "bands": lambda: plotting.plot_bands(
+        x, {"PPO": torch.rand(5, 20).double(), "no ratio": 2 + torch.rand(5, 20).double()}, xlabel="steps"
+    ),
+    "step_sizes": lambda: plotting.plot_step_sizes(
+        x + 0.05, {"free": {"1": torch.rand(5, 20).double()}, "clipped": {"1": torch.rand(5, 20)}}, lowest=-1.0
+    ),
     "difficulty": lambda: plotting.plot_difficulty(x, {"none": x + 1, "K = 3": x + 2, "K = 8": x + 3}),
     "length_bias": lambda: plotting.plot_length_bias(list(range(20)), {"dr": torch.ones(20), "grpo": 1 / (1 + x)}),
     "pushes": lambda: plotting.plot_pushes(

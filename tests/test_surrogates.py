@@ -27,8 +27,10 @@ from pgtheory.surrogates import (
     performance_difference,
     ppo_clip_loss,
     surrogate_objective,
+    trust_region_bound,
 )
 from pgtheory.trajectories import Trajectories, at_steps, enumerate_trajectories
+from pgtheory.value_functions import advantages
 
 
 def two_prompts() -> FiniteMDP:
@@ -153,6 +155,40 @@ def test_surrogate_touches_the_performance_to_first_order_and_no_further() -> No
     torch.testing.assert_close(slope, exact_policy_gradient(mdp, h0, gamma), atol=1e-12, rtol=1e-12)
     assert gap(0.0) == pytest.approx(0.0, abs=1e-13)
     assert gap(1e-2) / gap(1e-3) == pytest.approx(100, rel=0.05)  # quadratic, and not zero
+
+
+def of_the_robot(search: Tensor) -> Tensor:
+    """With a full battery it searches; with a low one it searches with this probability, and else recharges."""
+    policy = torch.zeros(*search.shape, 2, 3, dtype=F64)
+    policy[..., 0, 0], policy[..., 1, 0], policy[..., 1, 2] = 1.0, search, 1 - search
+    return policy
+
+
+@pytest.mark.equation("eq-trust-region")
+def test_the_trust_region_bound_of_the_robot_is_what_a_pencil_finds() -> None:
+    """At γ = 0.9, 2γ/(1 − γ) = 18, and with x more of recharging, ε = 1.9 x and Σ_s η(s) TV_s = 1.8 x."""
+    x = torch.tensor([0.5, 0.25, 0.01, 0.0, -0.25], dtype=F64)
+    old = of_the_robot(torch.tensor(0.5, dtype=F64))
+    found = trust_region_bound(gallery.recycling_robot(), of_the_robot(0.5 - x), old, 0.9)
+    torch.testing.assert_close(found, 18 * 1.9 * 1.8 * x.square(), atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.equation("eq-trust-region")
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("mdp", [short_mdp(), gallery.gridworld_4x4()], ids=["short", "grid"])
+def test_the_surrogate_errs_by_no_more_than_the_trust_region_bound_and_that_by_no_more_than_trpos(
+    mdp: FiniteMDP, gamma: float
+) -> None:
+    shape = mdp.n_states, mdp.n_actions
+    new = softmax_policy(3 * randn(200, *shape), available=mdp.available)
+    old = softmax_policy(randn(*shape, seed=1), available=mdp.available)
+    error = surrogate_objective(mdp, new, old, gamma) - performance(mdp, new, gamma)
+    bound = trust_region_bound(mdp, new, old, gamma)
+    assert (error.abs() <= bound + 1e-12).all()
+    # 4 ε γ α² / (1 − γ)², ε = max |A|, α = max_s TV_s: Schulman et al. (2015), Theorem 1
+    distance = (new - old).abs().sum(-1).amax(-1) / 2
+    largest = advantages(mdp, old, gamma).abs().max()
+    assert (bound <= 4 * largest * gamma * distance.square() / (1 - gamma) ** 2 + 1e-12).all()
 
 
 # --- PPO
@@ -367,6 +403,7 @@ EVEN = equiprobable_policy(TOY)
 BAD: list[tuple[str, Callable[[], object], type[Exception], str]] = [
     ("clipped-nan", lambda: clipped_surrogate(NAN, X, X), ValueError, r"log_probs is nan at \[0, 0\]"),
     ("difference-gamma", lambda: performance_difference(TOY, EVEN, EVEN, 1.5), ValueError, "gamma must be in"),
+    ("bound-gamma", lambda: trust_region_bound(TOY, EVEN, EVEN, 1.0), ValueError, "gamma must be less than 1"),
     ("objective-gamma", lambda: surrogate_objective(TOY, EVEN, EVEN, 1.5), ValueError, "gamma must be in"),
     ("ppo-log-probs-nan", lambda: ppo_clip_loss(NAN, X, X), ValueError, r"log_probs is nan at \[0, 0\]"),
     ("ppo-log-probs-int", lambda: ppo_clip_loss(X.long(), X, X), TypeError, "log_probs must hold floating-point"),

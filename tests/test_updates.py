@@ -353,7 +353,7 @@ PPO_BRANCHES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.equation("eq-ppo-loss", "eq-ppo-clip", "eq-gae")
+@pytest.mark.equation("eq-ppo-loss", "eq-ppo-clip", "eq-ppo-total", "eq-gae")
 @pytest.mark.parametrize("branch", PPO_BRANCHES, ids=str)
 def test_an_update_of_ppo_is_its_minibatch_steps_written_out(
     branch: dict[str, Any], monkeypatch: pytest.MonkeyPatch

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import Tensor
 
 from pgtheory.plotting._theme import STYLES, color, drawn, label_ends, new_figure, note, ramp, spread
@@ -553,40 +554,22 @@ def plot_seeds(
 
 
 @drawn
-def plot_surrogate_gap(steps: Tensor, performances: Tensor, surrogates: Tensor) -> Figure:
-    """The performance along a line through the old parameters, and the surrogate that touches it there."""
-    figure, (axes,) = new_figure(2.9)
-    (first,) = axes.plot(steps, performances, color=color("v"))
-    (second,) = axes.plot(steps, surrogates, color=color("q"), linestyle="--")
-    _marks(axes, {"old policy": (0.0, float(performances[steps.abs().argmin()]))}, [(8, -8)])
-    axes.set(xlabel=r"step $\alpha$ along the gradient", ylabel="value", ylim=(None, 1.1 * float(surrogates.max())))
-    label_ends(axes, {r"$J$": first, r"surrogate $L$": second})
-    return figure
-
-
-@drawn
-def plot_clipped_surrogate(ratios: Tensor, objectives: Sequence[Tensor], slopes: Sequence[Tensor]) -> Figure:
-    """The clipped surrogate for an advantage of 1 and one of -1, and below it its derivative by the log-probability.
-
-    Where the derivative is 0 the ratio is in the dead zone, which is shaded; the line without the clip is dotted.
-    """
-    figure, panels = new_figure(4.2, 2, 2, sharex=True, sharey="row")
-    for k, (objective, slope, sign) in enumerate(zip(objectives, slopes, (1, -1), strict=True)):
-        above, below = panels[k], panels[2 + k]
-        dead = ratios[slope == 0]
-        for axes in (above, below):
-            axes.axvspan(float(dead.min()), float(dead.max()), color=color("faint"), alpha=0.25, linewidth=0)
-            axes.axvline(1.0, color=color("faint"), linewidth=0.8)
-            axes.axhline(0.0, color=color("faint"), linewidth=0.8)
-        above.plot(ratios, sign * ratios, color=color("q"), linestyle=":")
-        above.plot(ratios, objective, color=color("q"))
-        below.plot(ratios, slope.masked_fill(slope == 0, math.nan), color=color("pi"))
-        below.plot(dead, torch.zeros_like(dead), color=color("pi"))
-        above.set_title(rf"$\hat A = {sign:+d}$".replace("-", "−"))
-        below.set_xlabel(r"ratio $\rho$")
-        note(below, "no\ngradient", (float(dead.mean()), 0.55 * float(slopes[0].max()) * -sign))
-    panels[0].set_ylabel("objective")
-    panels[2].set_ylabel("its gradient")
+def plot_surrogate_gap(
+    x: Tensor, performances: Tensor, surrogates: Tensor, bounds: Mapping[str, Tensor], *, old: float, xlabel: str
+) -> Figure:
+    """The performance along a line of policies, the surrogate that touches it at `old`, and bounds from below."""
+    figure, (axes,) = new_figure(3.2)
+    (first,) = axes.plot(x, performances, color=color("v"))
+    (second,) = axes.plot(x, surrogates, color=color("q"), linestyle="--")
+    low, high = float(performances.min()), float(surrogates.max())
+    axes.set(xlabel=xlabel, ylabel="value", ylim=(low - 0.05 * (high - low), high + 0.1 * (high - low)))
+    for (name, values), line, side in zip(bounds.items(), (":", "-."), (1, -1), strict=True):
+        axes.plot(x, values, color=color("sampled"), linestyle=line)
+        ends = x[values > low + 0.25 * (high - low)]
+        place = float(ends.max() if side > 0 else ends.min()), low + 0.2 * (high - low)
+        note(axes, name, place, (6 * side, 0), ha="left" if side > 0 else "right", color=color("sampled"))
+    _marks(axes, {"old policy": (old, float(performances[(x - old).abs().argmin()]))}, [(-8, 8)])
+    label_ends(axes, {r"$J$": first, r"$L$": second})
     return figure
 
 
@@ -603,17 +586,36 @@ def plot_bias_and_deviation(lams: Tensor, bias: Mapping[str, Tensor], deviation:
 
 
 @drawn
-def plot_bands(grid: Tensor, bands: Mapping[str, Tensor], lines: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
-    """For each entry of `bands`, [runs, points], the median and the middle 80 per cent; single curves as lines."""
-    figure, (axes,) = new_figure(3.2)
-    for (name, runs), ink, line in zip(bands.items(), (color("q"), color("sampled")), STYLES, strict=False):
+def plot_bands(x: Tensor, bands: Mapping[str, Tensor], *, xlabel: str) -> Figure:
+    """For each entry of `bands`, [runs, points], the median performance and the middle 80 per cent."""
+    figure, (axes,) = new_figure(3.4)
+    lines = _bands(axes, x, bands)
+    axes.set(xlabel=xlabel, ylabel=r"exact performance $J$", xlim=(float(x[0]), float(x[-1])))
+    label_ends(axes, lines)
+    return figure
+
+
+def _bands(axes: Axes, x: Tensor, bands: Mapping[str, Tensor]) -> dict[str, Line2D]:
+    lines = {}
+    for (name, runs), ink, style in zip(bands.items(), ramp(len(bands)), STYLES, strict=False):
         low, median, high = runs.quantile(torch.tensor([0.1, 0.5, 0.9], dtype=runs.dtype), dim=0)
-        axes.fill_between(grid, low, high, color=ink, alpha=0.2, linewidth=0)
-        axes.plot(grid, median, color=ink, linestyle=line, label=name)
-    for name, (x, y) in lines.items():
-        axes.plot(x, y, color=color("exact"), label=name)
-    axes.set(xlabel="environment steps", ylabel=r"performance $J$", xlim=(0, float(grid[-1])))
-    axes.legend(loc="lower right")
+        axes.fill_between(x, low, high, color=ink, alpha=0.15, linewidth=0)
+        (lines[name],) = axes.plot(x, median, color=ink, linestyle=style, label=name)
+    return lines
+
+
+@drawn
+def plot_step_sizes(step_sizes: Tensor, panels: Mapping[str, Mapping[str, Tensor]], *, lowest: float) -> Figure:
+    """What each learner has reached against its step size: a panel for each kind, a band for each of [runs, sizes]."""
+    figure, found = new_figure(3.4, 1, len(panels), sharey=True)
+    for axes, (title, bands) in zip(found, panels.items(), strict=True):
+        _bands(axes, step_sizes, bands)
+        axes.set(title=title, xscale="log", ylim=(lowest, None))
+        axes.set_xticks([0.1, 1.0], ["0.1", "1"])
+        axes.minorticks_off()
+        axes.set_xlabel(r"step size $\alpha$")
+    found[0].set_ylabel(r"exact performance $J$")
+    _above(figure, found[0], len(next(iter(panels.values()))))
     return figure
 
 

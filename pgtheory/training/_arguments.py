@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pgtheory import _checks
@@ -41,3 +42,18 @@ def check_fits(name: str, envs: Any, policy: object) -> None:
     numbered = isinstance(states, gymnasium.spaces.Discrete) and int(states.start) >= 0
     if policy.n_states is not None and not (numbered and int(states.start + states.n) <= policy.n_states):
         raise ValueError(f"{name} has the observations {states}, but policy has {policy.n_states} numbered states")
+
+
+def per_run(name: str, value: float | Tensor, parameters: Tensor, of: str = "parameters") -> Float[Tensor, "K"]:
+    """A step size of each run: finite and not negative."""
+    runs = len(parameters)
+    if not isinstance(value, Tensor):
+        return parameters.new_full((runs,), _checks.check_not_negative(name, value))
+    _checks.check_floating(name, value)
+    _checks.check_same_kind(name, value, of, parameters)
+    if value.shape not in ((), (runs,)):
+        raise ValueError(f"{name} has shape {list(value.shape)}, expected [{runs}], one for each run, or a number")
+    _checks.check_finite(name, value)
+    if (value < 0).any():
+        raise ValueError(f"{name} is negative")
+    return value.detach().expand(runs)

@@ -51,8 +51,8 @@ class PPOTrainer(Resumable):
     r"""PPO with generalized advantages, on a Gymnasium vector environment.
 
     An update draws a rollout, and makes `n_epochs` passes over its steps in random minibatches, each a step of the
-    optimiser on `ppo_clip_loss` + `value_weight` · value loss - `entropy_weight` · entropy, with the norm of the
-    gradient limited to `max_norm`. The factor :math:`\gamma^t` is dropped, as in all of practice.
+    optimiser on `ppo_clip_loss` + `value_weight` · value loss - `entropy_weight` · entropy, :eq:`eq-ppo-total`, with
+    the norm of the gradient limited to `max_norm`. The factor :math:`\gamma^t` is dropped, as in all of practice.
 
     A run can be interrupted, saved and loaded, and goes on the same, bit for bit: see `Resumable`. Environments cannot
     be copied, so the episodes under way are brought back by playing all actions of the run again, from the same seed,

@@ -12,6 +12,7 @@ from pgtheory.mdp import FiniteMDP
 from pgtheory.reinforce import reinforce_loss
 from pgtheory.returns import discount_factors, discounted_return, returns_to_go
 from pgtheory.softmax_policy import softmax_policy
+from pgtheory.training._arguments import per_run
 from pgtheory.trajectories import Trajectories
 
 # How many uniform numbers the runs draw at a time, and how often they look whether all episodes have ended.
@@ -107,8 +108,8 @@ def reinforce_runs(
     """
     _check_runs(mdp, features, parameters, update)
     gamma, horizon = _checks.check_gamma(gamma), _checks.check_count("horizon", horizon)
-    alpha = _per_run("step_size", step_size, parameters)
-    alpha_w = _per_run("baseline_step_size", baseline_step_size, parameters)
+    alpha = per_run("step_size", step_size, parameters)
+    alpha_w = per_run("baseline_step_size", baseline_step_size, parameters)
     _checks.check_generator("generator", generator, "mdp", mdp.device)
     move = _move_each_step if update == "step" else _move_each_episode
     theta, w = [parameters.detach().clone()], [parameters.new_zeros(len(parameters))]
@@ -145,21 +146,6 @@ def _check_runs(mdp: FiniteMDP, features: Tensor, parameters: Tensor, update: st
             f"mdp lacks an action at {_checks.first_place(missing, 'sa')}: runs need every action everywhere"
         )
     _checks.check_choice("update", update, ("step", "episode"))
-
-
-def _per_run(name: str, value: float | Tensor, parameters: Tensor) -> Float[Tensor, "K"]:
-    """A step size of each run: finite and not negative."""
-    runs = len(parameters)
-    if not isinstance(value, Tensor):
-        return parameters.new_full((runs,), _checks.check_not_negative(name, value))
-    _checks.check_floating(name, value)
-    _checks.check_same_kind(name, value, "parameters", parameters)
-    if value.shape not in ((), (runs,)):
-        raise ValueError(f"{name} has shape {list(value.shape)}, expected [{runs}], one for each run, or a number")
-    _checks.check_finite(name, value)
-    if (value < 0).any():
-        raise ValueError(f"{name} is negative")
-    return value.detach().expand(runs)
 
 
 def _one_episode_each(

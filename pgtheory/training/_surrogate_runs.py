@@ -16,6 +16,7 @@ from pgtheory.mdp import FiniteMDP
 from pgtheory.policy_gradient import performance
 from pgtheory.softmax_policy import log_softmax_policy, softmax_policy
 from pgtheory.surrogates import Clip, ppo_clip_loss
+from pgtheory.training._arguments import per_run
 
 
 class SurrogateRuns(NamedTuple):
@@ -44,7 +45,7 @@ def surrogate_runs(
     n_updates: int,
     n_episodes: int,
     horizon: int,
-    step_size: float,
+    step_size: float | Float[Tensor, "K"],
     n_epochs: int = 1,
     clip: Clip = (1.0, math.inf),
     lam: float = 1.0,
@@ -67,7 +68,7 @@ def surrogate_runs(
         n_updates: the number of updates.
         n_episodes: the number of episodes of each run in an update.
         horizon: the number of steps after which an episode is truncated.
-        step_size: :math:`\alpha`.
+        step_size: :math:`\alpha`, one for all runs or one for each.
         n_epochs: the number of gradient steps on each batch.
         clip: as in `ppo_clip_loss`; by default nothing is clipped.
         lam: :math:`\lambda`.
@@ -98,7 +99,7 @@ def surrogate_runs(
     check_table(mdp, "preferences", preferences, 3)
     horizon, clip = _checks.check_count("horizon", horizon), _ratios.checked_clip(clip)
     gamma, lam = _checks.check_gamma(gamma), _checks.check_unit_interval("lam", lam)
-    step_size = _checks.check_not_negative("step_size", step_size)
+    alpha = per_run("step_size", step_size, preferences, "preferences")[:, None, None]
     critic_step_size = _checks.check_not_negative("critic_step_size", critic_step_size)
     _checks.check_generator("generator", generator, "mdp", mdp.device)
     h, critic = preferences.detach().clone(), preferences.new_zeros(preferences.shape[:2])
@@ -108,7 +109,7 @@ def surrogate_runs(
         advantages, values = _run_advantages(episodes, critic, gamma, lam)
         old_log_probs = _run_log_probs(mdp, h, episodes)
         for _ in range(n_epochs):
-            h = h - step_size * _run_slopes(mdp, h, episodes, old_log_probs, advantages, clip)
+            h = h - alpha * _run_slopes(mdp, h, episodes, old_log_probs, advantages, clip)
         critic = critic + critic_step_size * _critic_errors(critic, episodes, advantages + values)
         history.append(_softmax_performance(mdp, h, gamma))
         steps.append(steps[-1] + episodes.mask.sum((-1, -2)))
