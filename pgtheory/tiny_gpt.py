@@ -420,17 +420,22 @@ def is_balanced(tokens: Int[Tensor, "*batch T"]) -> Bool[Tensor, "*batch"]:
     """
     tokens = _checks.as_indices("tokens", tokens, 2)
     _checks.check_at_least_1d("tokens", tokens, "the sequence")
-    height = (1 - 2 * tokens).cumsum(-1)
-    return (height >= 0).all(-1) & (tokens.sum(-1) * 2 == tokens.shape[-1])
+    return _returns_to_the_ground(1 - 2 * tokens)
+
+
+def _returns_to_the_ground(steps: Tensor) -> Tensor:
+    """Whether the sums of steps up and down are nowhere below 0, and 0 at the end."""
+    height = steps.cumsum(-1)
+    return (height >= 0).all(-1) & (steps.sum(-1) == 0)
 
 
 def bracket_rewards(completions: Completions) -> Float[Tensor, "B K"]:
-    r"""1 for a completion of brackets, 0 and 1, that is balanced, otherwise 0; the prompt does not count.
+    r"""1 where the prompt and its completion together are balanced brackets, 0 and 1, otherwise 0.
 
     .. no equation: a task of the book
 
     Args:
-        completions: completions that are all as long as the length limit.
+        completions: prompts and completions of brackets.
 
     Returns:
         The rewards, in the dtype of the log-probabilities.
@@ -447,9 +452,14 @@ def bracket_rewards(completions: Completions) -> Float[Tensor, "B K"]:
         >>> def uniform(input_ids, attention_mask):
         ...     return SimpleNamespace(logits=torch.zeros(*input_ids.shape, 2))
         >>> from pgtheory.language_models import enumerate_completions
-        >>> completions, _ = enumerate_completions(uniform, torch.tensor([0]), max_tokens=8)
+        >>> completions, _ = enumerate_completions(uniform, torch.tensor([0, 1]), max_tokens=8)
         >>> bracket_rewards(completions).sum()
         tensor(14.)
     """
     _checks.check_instance("completions", completions, Completions)
-    return is_balanced(completions.tokens).to(completions.log_probs.dtype)
+    drawn = completions
+    before = _checks.as_indices("completions.prompts", drawn.prompts, 2, drawn.prompt_mask)
+    after = _checks.as_indices("completions.tokens", drawn.tokens, 2, drawn.mask)
+    up_and_down = [(1 - 2 * x).where(mask, 0) for x, mask in ((before, drawn.prompt_mask), (after, drawn.mask))]
+    steps = torch.cat([up_and_down[0].unsqueeze(1).expand(-1, after.shape[1], -1), up_and_down[1]], -1)
+    return _returns_to_the_ground(steps).to(drawn.log_probs.dtype)
