@@ -111,9 +111,8 @@ def sample_completions(
     r"""Draw `size` completions of each prompt, token by token, from the decoding distribution of the model.
 
     The prompts are read once; what the model remembers of them, its cache of keys and values, is repeated over the
-    group. No gradient is recorded, and the mode of the model (`train` or `eval`) is left as it is.
-
-    .. no equation: it draws from the model
+    group. No gradient is recorded, and the mode of the model (`train` or `eval`) is left as it is. A completion has the
+    probability of :eq:`eq-completion-probability`, with the decoding distribution in place of the policy.
 
     Args:
         model: the language model, a `CausalLM`.
@@ -181,9 +180,8 @@ def completion_log_probs(
 ) -> Float[Tensor, "B K T"]:
     r"""The log-probability of each token in the decoding distribution, differentiable in the model's parameters.
 
-    With the arguments that `sample_completions` had, it is the distribution that the tokens were drawn from.
-
-    .. no equation: that of `token_log_probs`, after `decoding_logits`
+    The factors of :eq:`eq-completion-probability`, as logarithms. With the arguments that `sample_completions` had, it
+    is the distribution that the tokens were drawn from.
 
     Args:
         model: the language model.
@@ -278,9 +276,8 @@ def completion_kl(
     r"""The Kullback-Leibler divergence of the next token, model from reference, after each prefix: over all tokens.
 
     :math:`\mathrm{KL}(\pi(\cdot \mid s) \,\|\, \pi_{\mathrm{ref}}(\cdot \mid s))`, both at one temperature. Summed over
-    the tokens of completions that the model drew, it is an unbiased estimate of the divergence of the completions.
-
-    .. no equation: of what `kl_estimate` estimates, the exact value
+    the tokens of completions that the model drew, it is an unbiased estimate of the divergence of the completions, by
+    :eq:`eq-kl-by-token`.
 
     Args:
         model: the language model.
@@ -331,9 +328,8 @@ def enumerate_completions(
 ) -> tuple[Completions, Float[Tensor, "N"]]:
     r"""All completions of positive probability, each once, and their probabilities, which sum to 1.
 
-    For small vocabularies and length limits: with it every expectation over completions is a sum.
-
-    .. no equation: the product of the conditional probabilities
+    For small vocabularies and length limits: every expectation over completions is a sum then. The probabilities are
+    those of :eq:`eq-completion-probability`.
 
     Args:
         model: the language model.
