@@ -477,9 +477,9 @@ def _accepted(model: CausalLM) -> Iterable[str]:
     return inspect.signature(getattr(inner, "forward", inner)).parameters
 
 
-def _call(model: CausalLM, ids: Tensor, mask: Tensor, n_last: int, **options: Any) -> Any:
+def _call(model: CausalLM, ids: Tensor, mask: Tensor, n_last: int, *, name: str = "model", **options: Any) -> Any:
     """The answer of the model to the last tokens; the mask is that of all tokens, of those in a cache too."""
-    _checks.check_callable("model", model)
+    _checks.check_callable(name, model)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     options |= {"position_ids": positions, "logits_to_keep": n_last}
     accepted = _accepted(model)
@@ -487,16 +487,16 @@ def _call(model: CausalLM, ids: Tensor, mask: Tensor, n_last: int, **options: An
     return model(input_ids=ids, attention_mask=mask.long(), **known)
 
 
-def _last_logits(output: Any, n_last: int) -> Tensor:
+def _last_logits(output: Any, n_last: int, name: str = "model") -> Tensor:
     logits = getattr(output, "logits", None)
     if not isinstance(logits, Tensor) or logits.ndim != 3:
-        raise TypeError(f"model must return an object with logits [N, L, V], not {_checks.named(output)}")
+        raise TypeError(f"{name} must return an object with logits [N, L, V], not {_checks.named(output)}")
     return wide(logits[:, -n_last:])
 
 
-def _forward(model: CausalLM, ids: Tensor, mask: Tensor, n_last: int) -> Tensor:
+def _forward(model: CausalLM, ids: Tensor, mask: Tensor, n_last: int, name: str = "model") -> Tensor:
     """The logits after each of the last tokens, [N, n_last, V], in at least float32."""
-    return _last_logits(_call(model, ids, mask, n_last, use_cache=False), n_last)
+    return _last_logits(_call(model, ids, mask, n_last, name=name, use_cache=False), n_last, name)
 
 
 def _per_token(
@@ -507,7 +507,8 @@ def _per_token(
     n_rows = len(ids) if batch_size is None else _checks.check_count("batch_size", batch_size)
 
     def work(ids: Tensor, mask: Tensor) -> Tensor:
-        logits = [_forward(model, ids[:, :-1], mask[:, :-1], n_last) for model in models]
+        names = zip(models, ("model", "reference"), strict=False)
+        logits = [_forward(model, ids[:, :-1], mask[:, :-1], n_last, name) for model, name in names]
         _check_vocabulary(ids[:, -n_last:], mask[:, -n_last:], logits[0].shape[-1])
         values = value(*logits, ids[:, -n_last:])
         return values.where(mask[:, -n_last:].view(*mask[:, -n_last:].shape, *[1] * (values.ndim - 2)), 0.0)

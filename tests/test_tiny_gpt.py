@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from pgtheory.language_models import Completions, sample_completions
 from pgtheory.tiny_gpt import (
-    KeyValueCache,
     TinyGPT,
     bracket_rewards,
     is_balanced,
@@ -245,11 +244,3 @@ def test_a_bad_argument_is_named(case: str) -> None:
     call, error, message = BAD[case]
     with pytest.raises(error, match=message):
         call()
-
-
-def test_the_cache_keeps_each_layer_apart() -> None:
-    cache, x = KeyValueCache(), torch.arange(2.0).view(1, 1, 2, 1)
-    for layer in (0, 1, 0, 1):
-        keys, values = cache.append(layer, x + layer, -x - layer)
-    assert keys.flatten().tolist() == [1.0, 2.0, 1.0, 2.0]
-    assert values.flatten().tolist() == [-1.0, -2.0, -1.0, -2.0]
