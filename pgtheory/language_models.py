@@ -111,9 +111,8 @@ def sample_completions(
     r"""Draw `size` completions of each prompt, token by token, from the decoding distribution of the model.
 
     The prompts are read once; what the model remembers of them, its cache of keys and values, is repeated over the
-    group. No gradient is recorded, and the mode of the model (`train` or `eval`) is left as it is.
-
-    .. no equation: it draws from the model
+    group. No gradient is recorded, and the mode of the model (`train` or `eval`) is left as it is. A completion has the
+    probability of :eq:`eq-completion-probability`, with the decoding distribution in place of the policy.
 
     Args:
         model: the language model, a `CausalLM`.
@@ -181,9 +180,8 @@ def completion_log_probs(
 ) -> Float[Tensor, "B K T"]:
     r"""The log-probability of each token in the decoding distribution, differentiable in the model's parameters.
 
-    With the arguments that `sample_completions` had, it is the distribution that the tokens were drawn from.
-
-    .. no equation: that of `token_log_probs`, after `decoding_logits`
+    The factors of :eq:`eq-completion-probability`, as logarithms. With the arguments that `sample_completions` had, it
+    is the distribution that the tokens were drawn from.
 
     Args:
         model: the language model.
@@ -278,9 +276,8 @@ def completion_kl(
     r"""The Kullback-Leibler divergence of the next token, model from reference, after each prefix: over all tokens.
 
     :math:`\mathrm{KL}(\pi(\cdot \mid s) \,\|\, \pi_{\mathrm{ref}}(\cdot \mid s))`, both at one temperature. Summed over
-    the tokens of completions that the model drew, it is an unbiased estimate of the divergence of the completions.
-
-    .. no equation: of what `kl_estimate` estimates, the exact value
+    the tokens of completions that the model drew, it is an unbiased estimate of the divergence of the completions, by
+    :eq:`eq-kl-by-token`.
 
     Args:
         model: the language model.
@@ -331,9 +328,8 @@ def enumerate_completions(
 ) -> tuple[Completions, Float[Tensor, "N"]]:
     r"""All completions of positive probability, each once, and their probabilities, which sum to 1.
 
-    For small vocabularies and length limits: with it every expectation over completions is a sum.
-
-    .. no equation: the product of the conditional probabilities
+    For small vocabularies and length limits: every expectation over completions is a sum then. The probabilities are
+    those of :eq:`eq-completion-probability`.
 
     Args:
         model: the language model.
@@ -481,9 +477,9 @@ def _accepted(model: CausalLM) -> Iterable[str]:
     return inspect.signature(getattr(inner, "forward", inner)).parameters
 
 
-def _call(model: CausalLM, ids: Tensor, mask: Tensor, n_last: int, **options: Any) -> Any:
+def _call(model: CausalLM, ids: Tensor, mask: Tensor, n_last: int, *, name: str = "model", **options: Any) -> Any:
     """The answer of the model to the last tokens; the mask is that of all tokens, of those in a cache too."""
-    _checks.check_callable("model", model)
+    _checks.check_callable(name, model)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     options |= {"position_ids": positions, "logits_to_keep": n_last}
     accepted = _accepted(model)
@@ -491,16 +487,16 @@ def _call(model: CausalLM, ids: Tensor, mask: Tensor, n_last: int, **options: An
     return model(input_ids=ids, attention_mask=mask.long(), **known)
 
 
-def _last_logits(output: Any, n_last: int) -> Tensor:
+def _last_logits(output: Any, n_last: int, name: str = "model") -> Tensor:
     logits = getattr(output, "logits", None)
     if not isinstance(logits, Tensor) or logits.ndim != 3:
-        raise TypeError(f"model must return an object with logits [N, L, V], not {_checks.named(output)}")
+        raise TypeError(f"{name} must return an object with logits [N, L, V], not {_checks.named(output)}")
     return wide(logits[:, -n_last:])
 
 
-def _forward(model: CausalLM, ids: Tensor, mask: Tensor, n_last: int) -> Tensor:
+def _forward(model: CausalLM, ids: Tensor, mask: Tensor, n_last: int, name: str = "model") -> Tensor:
     """The logits after each of the last tokens, [N, n_last, V], in at least float32."""
-    return _last_logits(_call(model, ids, mask, n_last, use_cache=False), n_last)
+    return _last_logits(_call(model, ids, mask, n_last, name=name, use_cache=False), n_last, name)
 
 
 def _per_token(
@@ -511,7 +507,8 @@ def _per_token(
     n_rows = len(ids) if batch_size is None else _checks.check_count("batch_size", batch_size)
 
     def work(ids: Tensor, mask: Tensor) -> Tensor:
-        logits = [_forward(model, ids[:, :-1], mask[:, :-1], n_last) for model in models]
+        names = zip(models, ("model", "reference"), strict=False)
+        logits = [_forward(model, ids[:, :-1], mask[:, :-1], n_last, name) for model, name in names]
         _check_vocabulary(ids[:, -n_last:], mask[:, -n_last:], logits[0].shape[-1])
         values = value(*logits, ids[:, -n_last:])
         return values.where(mask[:, -n_last:].view(*mask[:, -n_last:].shape, *[1] * (values.ndim - 2)), 0.0)

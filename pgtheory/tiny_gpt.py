@@ -16,7 +16,6 @@ from pgtheory.language_models import Completions
 from pgtheory.token_log_probs import token_log_probs
 
 __all__ = [
-    "KeyValueCache",
     "TinyGPT",
     "TinyGPTOutput",
     "bracket_rewards",
@@ -33,37 +32,6 @@ OPEN = 0
 """The opening bracket; 1 is the closing one."""
 
 
-class KeyValueCache:
-    r"""The keys and the values of the tokens that a model has read, layer by layer.
-
-    Example:
-        >>> cache = KeyValueCache()
-        >>> k, v = cache.append(0, torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 4))
-        >>> cache.batch_repeat_interleave(5)
-        >>> cache.keys[0].shape
-        torch.Size([5, 2, 3, 4])
-    """
-
-    def __init__(self) -> None:
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
-
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of a layer, with some more tokens after them."""
-        if layer == len(self.keys):
-            self.keys.append(keys)
-            self.values.append(values)
-        else:
-            self.keys[layer] = torch.cat([self.keys[layer], keys], -2)
-            self.values[layer] = torch.cat([self.values[layer], values], -2)
-        return self.keys[layer], self.values[layer]
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Let each row be as many rows."""
-        self.keys = [x.repeat_interleave(repeats, 0) for x in self.keys]
-        self.values = [x.repeat_interleave(repeats, 0) for x in self.values]
-
-
 class TinyGPTOutput(NamedTuple):
     r"""What `TinyGPT` returns.
 
@@ -77,7 +45,7 @@ class TinyGPTOutput(NamedTuple):
     """
 
     logits: Float[Tensor, "N L V"]
-    past_key_values: KeyValueCache | None
+    past_key_values: "_Cache | None"
 
 
 class TinyGPT(nn.Module):
@@ -148,7 +116,7 @@ class TinyGPT(nn.Module):
         input_ids: Int[Tensor, "N L"],
         attention_mask: Tensor | None = None,
         position_ids: Int[Tensor, "N L"] | None = None,
-        past_key_values: KeyValueCache | None = None,
+        past_key_values: "_Cache | None" = None,
         use_cache: bool = False,
         logits_to_keep: int = 0,
     ) -> TinyGPTOutput:
@@ -169,14 +137,18 @@ class TinyGPT(nn.Module):
             ValueError: a token is outside the vocabulary; a sequence is longer than the context.
         """
         ids = _checks.as_indices("input_ids", input_ids, self.vocab_size, within="in the vocabulary")
-        cache = KeyValueCache() if past_key_values is None else past_key_values
+        if ids.ndim != 2 or ids.numel() == 0:
+            raise ValueError(f"input_ids has shape {list(ids.shape)}, expected [N, L]")
+        cache = _Cache() if past_key_values is None else past_key_values
+        keep = _checks.check_count("logits_to_keep", logits_to_keep, at_least=0)
+        _checks.check_instance("past_key_values", cache, _Cache)
         n_read = cache.keys[0].shape[-2] if cache.keys else 0
         n_all = n_read + ids.shape[1]
-        mask = ids.new_ones(len(ids), n_all) if attention_mask is None else attention_mask
-        mask = mask.bool()
+        mask = _checked_mask(attention_mask, ids, n_all)
         if position_ids is None:
             position_ids = (mask.cumsum(-1) - 1).clamp(min=0)[:, n_read:]
         positions = _checks.as_indices("position_ids", position_ids, self.context_length, within="in the context")
+        _checks.check_same_shape("position_ids", positions, "input_ids", ids)
         place = torch.arange(n_all, device=ids.device)
         before = place <= place[n_read:, None]
         itself = place == place[n_read:, None]  # so that padding has something to attend to
@@ -184,8 +156,31 @@ class TinyGPT(nn.Module):
         x = self.tokens(ids) + self.positions(positions)
         for layer, block in enumerate(self.blocks):
             x = block(x, visible, lambda k, v, layer=layer: cache.append(layer, k, v))
-        logits = self.norm(x[:, -logits_to_keep:]) @ self.tokens.weight.T
-        return TinyGPTOutput(logits, cache if use_cache else None)
+        logits = self.norm(x[:, -keep:]) @ self.tokens.weight.T
+        return TinyGPTOutput(logits, cache if _checks.check_flag("use_cache", use_cache) else None)
+
+
+class _Cache:
+    """The keys and the values of the tokens that a model has read, layer by layer."""
+
+    def __init__(self) -> None:
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of a layer, with some more tokens after them."""
+        if layer == len(self.keys):
+            self.keys.append(keys)
+            self.values.append(values)
+        else:
+            self.keys[layer] = torch.cat([self.keys[layer], keys], -2)
+            self.values[layer] = torch.cat([self.values[layer], values], -2)
+        return self.keys[layer], self.values[layer]
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Let each row be as many rows."""
+        self.keys = [x.repeat_interleave(repeats, 0) for x in self.keys]
+        self.values = [x.repeat_interleave(repeats, 0) for x in self.values]
 
 
 class _Block(nn.Module):
@@ -209,6 +204,18 @@ class _Block(nn.Module):
         x = x + self.project(attended.transpose(1, 2).flatten(-2))
         narrowed: Tensor = self.narrow(nn.functional.gelu(self.widen(self.norm_2(x))))
         return x + narrowed
+
+
+def _checked_mask(mask: Tensor | None, ids: Tensor, length: int) -> Tensor:
+    """Where there is no padding."""
+    if mask is None:
+        return torch.ones(len(ids), length, dtype=torch.bool, device=ids.device)
+    _checks.check_tensor("attention_mask", mask)
+    _checks.check_has_values("attention_mask", mask)
+    _checks.check_same_device("attention_mask", mask, "input_ids", ids)
+    if mask.shape != (len(ids), length):
+        raise ValueError(f"attention_mask has shape {list(mask.shape)}, expected {[len(ids), length]}")
+    return mask.bool()
 
 
 def _initialize(name: str, parameter: Tensor, n_layers: int, generator: torch.Generator | None) -> None:
@@ -420,17 +427,22 @@ def is_balanced(tokens: Int[Tensor, "*batch T"]) -> Bool[Tensor, "*batch"]:
     """
     tokens = _checks.as_indices("tokens", tokens, 2)
     _checks.check_at_least_1d("tokens", tokens, "the sequence")
-    height = (1 - 2 * tokens).cumsum(-1)
-    return (height >= 0).all(-1) & (tokens.sum(-1) * 2 == tokens.shape[-1])
+    return _returns_to_the_ground(1 - 2 * tokens)
+
+
+def _returns_to_the_ground(steps: Tensor) -> Tensor:
+    """Whether the sums of steps up and down are nowhere below 0, and 0 at the end."""
+    height = steps.cumsum(-1)
+    return (height >= 0).all(-1) & (steps.sum(-1) == 0)
 
 
 def bracket_rewards(completions: Completions) -> Float[Tensor, "B K"]:
-    r"""1 for a completion of brackets, 0 and 1, that is balanced, otherwise 0; the prompt does not count.
+    r"""1 where the prompt and its completion together are balanced brackets, 0 and 1, otherwise 0.
 
     .. no equation: a task of the book
 
     Args:
-        completions: completions that are all as long as the length limit.
+        completions: prompts and completions of brackets.
 
     Returns:
         The rewards, in the dtype of the log-probabilities.
@@ -447,9 +459,14 @@ def bracket_rewards(completions: Completions) -> Float[Tensor, "B K"]:
         >>> def uniform(input_ids, attention_mask):
         ...     return SimpleNamespace(logits=torch.zeros(*input_ids.shape, 2))
         >>> from pgtheory.language_models import enumerate_completions
-        >>> completions, _ = enumerate_completions(uniform, torch.tensor([0]), max_tokens=8)
+        >>> completions, _ = enumerate_completions(uniform, torch.tensor([0, 1]), max_tokens=8)
         >>> bracket_rewards(completions).sum()
         tensor(14.)
     """
     _checks.check_instance("completions", completions, Completions)
-    return is_balanced(completions.tokens).to(completions.log_probs.dtype)
+    drawn = completions
+    before = _checks.as_indices("completions.prompts", drawn.prompts, 2, drawn.prompt_mask)
+    after = _checks.as_indices("completions.tokens", drawn.tokens, 2, drawn.mask)
+    up_and_down = [(1 - 2 * x).where(mask, 0) for x, mask in ((before, drawn.prompt_mask), (after, drawn.mask))]
+    steps = torch.cat([up_and_down[0].unsqueeze(1).expand(-1, after.shape[1], -1), up_and_down[1]], -1)
+    return _returns_to_the_ground(steps).to(drawn.log_probs.dtype)

@@ -480,6 +480,45 @@ fresh("sample_rollout")(
 )
 
 
+TWO = torch.tensor([1, 2])
+MODEL, SAMPLING = small_gpt(), {"temperature": 0.5, "top_k": 2, "top_p": 0.5}
+DRAWN = pg.sample_completions(MODEL, [TWO], 2, max_tokens=2, end=0, generator=seeded())
+fresh("sample_completions")(
+    lambda: (
+        pg.sample_completions,
+        {"model": MODEL, "prompts": [TWO], "size": 2, "max_tokens": 2, "end": 0, "generator": seeded(), **SAMPLING},
+    )
+)
+for name in ("completion_log_probs", "completion_entropies"):
+    call(name, model=MODEL, completions=DRAWN, batch_size=1, **SAMPLING)
+call("completion_kl", model=MODEL, reference=MODEL, completions=DRAWN, temperature=0.5, batch_size=1)
+call("enumerate_completions", model=MODEL, prompt=TWO, max_tokens=2, end=0, batch_size=1, **SAMPLING)
+call("token_tree_logits", model=MODEL, prompts=[TWO], max_tokens=2, end=0, batch_size=1)
+fresh("TinyGPT")(
+    lambda: (
+        pg.TinyGPT,
+        {"vocab_size": 3, "context_length": 4, "width": 2, "n_layers": 1, "n_heads": 1}
+        | {"generator": seeded(), "dtype": F64, "device": torch.device("cpu")},
+    )
+)
+NO_PADDING = {"attention_mask": torch.ones(1, 2).long(), "position_ids": torch.tensor([[0, 1]])}
+NO_CACHE = {"past_key_values": None, "use_cache": False, "logits_to_keep": 0}
+call("TinyGPT.forward", MODEL.forward, input_ids=TWO[None], **NO_PADDING, **NO_CACHE)
+fresh("pretrain")(
+    lambda: (
+        pg.pretrain,
+        {"model": small_gpt(), "sequences": torch.tensor([[0, 1, 2]]), "n_steps": 2, "batch_size": 2}
+        | {"prompt_length": 1, "learning_rate": 0.5, "generator": seeded()},
+    )
+)
+fresh("sorting_prompts")(lambda: (pg.sorting_prompts, {"n": 2, "n_digits": 2, "generator": seeded()}))
+call("sorting_sequences", prompts=torch.tensor([[3, 1, 10]]))
+BRACKETS = DRAWN._replace(prompts=DRAWN.prompts * 0, tokens=DRAWN.tokens.clamp(max=1))
+call("sorting_rewards", completions=DRAWN)
+call("bracket_rewards", completions=BRACKETS)
+call("is_balanced", tokens=torch.tensor([[0, 1], [1, 0]]))
+
+
 @fresh("post_train")
 def _() -> Call:
     decoding = {"max_tokens": 2, "end": 0, "temperature": 0.5, "top_k": 2, "top_p": 0.5}
@@ -528,6 +567,7 @@ KINDS: dict[str, Callable[..., list[Value]]] = {
     ),
     **dict.fromkeys(["batch_size", "max_tokens", "steps", "epochs", "save_every"], count),
     **dict.fromkeys(["micro_batch", "prompts_per_step"], optional(count, alike)),
+    **dict.fromkeys(["vocab_size", "context_length", "n_layers", "n_heads", "n_digits", "prompt_length"], count),
     **dict.fromkeys(["discount_states", "running_only", "transpose", "ordered", "zero_stake", "normalize"], flag),
     **dict.fromkeys(["bootstrap", "exact", "progress", "resume"], flag),
     **dict.fromkeys(["visit", "level", "beyond", "average", "kind", "scale", "variant", "update"], choice),
@@ -720,6 +760,41 @@ def token_prompts(x: Any) -> list[Value]:
     return found + [Value(label, value, same) for label, value in equal.items()]
 
 
+def causal_model(x: Any) -> list[Value]:
+    values: dict[str, Any] = {"list": [x], "number": 1, "no logits": lambda **_: 1.0, "two axes": lambda **_: LOGITS}
+    found = wrong_types() + [Value(label, value) for label, value in values.items()]
+    return [*found, Value("function", x.forward, same), Value("frozen", small_gpt().requires_grad_(False), same)]
+
+
+def module(x: Any) -> list[Value]:
+    values: dict[str, Any] = {"function": x.forward, "list": [x]}
+    return wrong_types() + [Value(label, value) for label, value in values.items()]
+
+
+def drawn_completions(x: Any, *, only_type: bool = False) -> list[Value]:
+    values: dict[str, Any] = {"tuple": tuple(x), "tokens": x.tokens}
+    if not only_type:
+        values |= {"texts": x._replace(tokens="x"), "floats": x._replace(tokens=x.tokens.double())}
+        values |= {"mask of numbers": x._replace(mask=x.tokens), "large": x._replace(tokens=x.tokens + 9)}
+        values |= {"none": x._replace(tokens=x.tokens[:, :0], mask=x.mask[:, :0])}
+    return wrong_types() + [Value(label, value) for label, value in values.items()]
+
+
+def one_prompt(x: Any) -> list[Value]:
+    return [value for value in indices(x) if value.label not in ("longer", "shorter")]
+
+
+def padding(x: Any) -> list[Value]:
+    values: dict[str, Any] = {"short": x[:, :1], "flat": x[0], "meta": x.to("meta")}
+    found = [value._replace(check=same) if value.label == "None" else value for value in wrong_types()]
+    found += [Value(label, value) for label, value in values.items()]
+    return [*found, Value("flags", x > 0, same), Value("floats", x.double(), same)]
+
+
+def no_cache(_: Any) -> list[Value]:
+    return [value for value in wrong_types() if value.label != "None"] + [Value("list", [1])]
+
+
 def end_tokens(x: int) -> list[Value]:
     found = [value._replace(check=alike) if value.label in ("None", "list") else value for value in FROM_0(x)]
     values: dict[str, Any] = {"floats": [0.0], "negative inside": [0, -1], "None inside": [None], "text inside": ["0"]}
@@ -853,6 +928,21 @@ special("PPOTrainer.run", n_updates=but(count, tensor=alike, **{"np.int64": alik
 special("monte_carlo_values", trajectories=but(trajectories, actions_large=same, actions_negative=same))  # unread
 
 
+for name in (
+    *("sample_completions", "completion_log_probs", "completion_entropies", "completion_kl"),
+    *("enumerate_completions", "token_tree_logits"),
+):
+    decoded = {"top_k": optional(count, no_nan), "top_p": optional(UNIT, no_nan), "batch_size": optional(count, same)}
+    special(name, model=causal_model, reference=causal_model, prompts=token_prompts, completions=drawn_completions)
+    special(name, **decoded, prompt=one_prompt, end=end_tokens)
+special("token_tree_logits", end=optional(FROM_0, no_nan))
+special("pretrain", model=module, sequences=but(indices, longer=alike, shorter=alike))
+for name in ("sorting_rewards", "bracket_rewards"):
+    special(name, completions=partial(drawn_completions, only_type=True))
+special("sorting_sequences", prompts=indices)
+special("is_balanced", tokens=but(indices, empty=finite, longer=finite, shorter=finite, more_axes=finite))
+special("TinyGPT.forward", input_ids=indices, attention_mask=padding, position_ids=optional(indices, same))
+special("TinyGPT.forward", past_key_values=no_cache, use_cache=flag, logits_to_keep=FROM_0)
 special("post_train", model=language_model, reference=reference_model, prompts=token_prompts, end=end_tokens)
 special("post_train", reward=reward_of_completions, decode=decoder, checkpoint=path, progress=optional(flag, alike))
 special("post_train", top_k=optional(count, alike), top_p=optional(UNIT, alike), seed=FROM_0)
@@ -876,6 +966,7 @@ OTHER_NAMES = {
     "means": "reward|p",
     "table": "trajectories",
     "losses": "loss",
+    **dict.fromkeys(["completions", "prompt", "sequences"], "input_ids"),  # a token that the model does not know
 }
 
 

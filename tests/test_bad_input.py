@@ -14,7 +14,7 @@ import pgtheory
 CHAPTERS = [
     *("mdp", "gallery", "trajectories", "returns", "value_functions", "softmax_policy", "gaussian_policy"),
     *("decoding", "policy_gradient", "reinforce", "surrogates", "advantages", "training", "groups"),
-    *("off_policy", "token_log_probs", "post_training"),
+    *("off_policy", "token_log_probs", "language_models", "tiny_gpt", "post_training"),
 ]
 PUBLIC = {name: getattr(pgtheory, name) for c in CHAPTERS for name in importlib.import_module(f"pgtheory.{c}").__all__}
 # What is wrong with the file or the state of a run has tests of its own, in test_checkpoints and test_resuming.

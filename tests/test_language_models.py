@@ -293,6 +293,7 @@ def test_entropies_are_sums_over_the_vocabulary(decoding: dict[str, Any]) -> Non
     torch.testing.assert_close(found, one_by_one(model, drawn, entropy_of), atol=1e-7, rtol=0)
 
 
+@pytest.mark.equation("eq-kl-by-token")
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_divergences_are_sums_over_the_vocabulary_and_their_sum_is_that_of_the_completions(temperature: float) -> None:
     model, reference = gpt(), gpt(1)
@@ -316,6 +317,7 @@ def bigrams(input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
     return SimpleNamespace(logits=torch.cat([table, torch.ones(1, 4, dtype=F64)])[rows].log())
 
 
+@pytest.mark.equation("eq-completion-probability")
 @pytest.mark.parametrize("length", [1, 2, 3])
 def test_the_completions_of_the_tiny_language_are_its_trajectories(length: int) -> None:
     language, policy = tiny_language(length), tiny_language_model(length)

@@ -133,6 +133,10 @@ DRAWINGS: dict[str, Callable[[], plotting.Drawing]] = {
     "pushes": lambda: plotting.plot_pushes(
         [["not", "bad"], ["."]], {"RLOO": torch.tensor([[1.0, 0.5], [-2.0, 9.0]]), "GRPO": torch.zeros(2, 2)}
     ),
+    "learning_bands": lambda: plotting.plot_learning_bands({"a": field[..., 0], "b": field[..., 1]}, ylabel="reward"),
+    "frontier": lambda: plotting.plot_frontier(
+        torch.stack([x, x.sqrt()], 1), {"a run": torch.stack([x, x], 1)}, optimum=torch.stack([x[9], x[9].sqrt()])
+    ),
     "angles": lambda: plotting.plot_angles(
         x, {"sequence ratio": 0 * x, "token ratio": 30 * x, "no ratio": 40 * x, "GRPO": 130 * x, "GSPO": 128 * x}
     ),

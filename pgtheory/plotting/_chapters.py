@@ -704,6 +704,42 @@ def plot_total_rewards(steps: Sequence[int], totals: Sequence[float], best: floa
     return figure
 
 
+# --- language models
+
+
+@drawn
+def plot_learning_bands(curves: Mapping[str, Tensor], *, ylabel: str) -> Figure:
+    """The runs `[runs, updates]` of each method in a panel: the median, and the middle 80 per cent."""
+    figure, panels = new_figure(2.6, 1, len(curves), sharey=True)
+    for axes, (name, runs) in zip(panels, curves.items(), strict=True):
+        levels = torch.tensor([0.1, 0.5, 0.9], dtype=runs.dtype)
+        low, median, high = runs.quantile(levels, dim=0)
+        updates = range(1, runs.shape[1] + 1)
+        axes.fill_between(updates, low, high, color=color("sampled"), alpha=0.25, linewidth=0)
+        axes.plot(updates, median, color=color("sampled"))
+        axes.set(title=name, xlabel="update", ylim=(0, 1.05))
+    panels[0].set(ylabel=ylabel)
+    return figure
+
+
+@drawn
+def plot_frontier(frontier: Tensor, paths: Mapping[str, Tensor], *, optimum: Tensor) -> Figure:
+    """Reward against divergence from the reference: the best of all policies as a line, runs as paths below it.
+
+    `frontier` and each path are `[points, 2]`, the divergence first; `optimum` is one point of the frontier.
+    """
+    figure, (axes,) = new_figure(3.4)
+    axes.plot(*frontier.T, color=color("exact"))
+    for (name, path), ink, line in zip(paths.items(), ("v", "wrong", "sampled"), STYLES, strict=False):
+        axes.plot(*path.T, color=color(ink), linestyle=line, marker=".", label=name)
+    axes.plot(*optimum, "o", color=color("exact"), markersize=7)
+    note(axes, r"$\pi_*$", (float(optimum[0]), float(optimum[1])), (0, 11))
+    axes.set(xlabel=r"$\mathrm{KL}(\pi \Vert \pi_{\mathrm{ref}})$", ylabel="expected reward", xlim=(-0.02, None))
+    axes.set(ylim=(None, 1.08))
+    axes.legend(loc="lower right")
+    return figure
+
+
 # --- checking
 
 
