@@ -1,4 +1,4 @@
-"""Each exercise has a grade and, in the chapters that are solved, a solution that answers back."""
+"""Each exercise has a grade and a solution that answers back."""
 
 import ast
 import re
@@ -11,17 +11,9 @@ from helpers import load
 
 ROOT = Path(__file__).parents[1]
 
-# The chapters whose exercises are not all solved yet: none, and it stays so.
-UNSOLVED: set[str] = set()
-
-
 book = load(".ci/exercises.py")
 CHAPTERS = [pytest.param(path, id=path.stem) for path in book.chapters()]
-SOLVED = [pytest.param(path, id=path.stem) for path in book.chapters() if path.stem not in UNSOLVED]
 EXERCISES = [pytest.param(e, id=e.label) for path in book.chapters() for e in book.exercises(path)]
-SOLVED_EXERCISES = [
-    pytest.param(e, id=e.label) for p in book.chapters() if p.stem not in UNSOLVED for e in book.exercises(p)
-]
 
 
 def run(source: str, names: dict[str, Any]) -> Any:
@@ -65,21 +57,19 @@ def test_an_exercise_has_a_grade(exercise: Any) -> None:
 
 
 @pytest.mark.parametrize("path", CHAPTERS)
-def test_a_chapter_is_solved_or_listed_as_unsolved(path: Path) -> None:
-    solutions = [len(exercise.solutions) for exercise in book.exercises(path)]
-    assert max(solutions) <= 1
-    assert (path.stem in UNSOLVED) == (min(solutions) == 0), "the list of chapters not yet solved is not true"
+def test_each_exercise_has_one_solution(path: Path) -> None:
+    assert {len(exercise.solutions) for exercise in book.exercises(path)} == {1}
 
 
-@pytest.mark.parametrize("path", SOLVED)
-def test_a_solved_chapter_has_at_least_six_exercises_of_all_grades(path: Path) -> None:
+@pytest.mark.parametrize("path", CHAPTERS)
+def test_a_chapter_has_at_least_six_exercises_of_all_grades(path: Path) -> None:
     grades = [grade for exercise in book.exercises(path) for grade in exercise.grades]
     assert len(grades) >= 6
     assert set(grades) == set(book.GRADES)
 
 
 def test_the_text_leans_on_no_unsolved_exercise() -> None:
-    found = {e.label: bool(e.solutions) or p.stem in UNSOLVED for p in book.chapters() for e in book.exercises(p)}
+    found = {e.label: bool(e.solutions) for p in book.chapters() for e in book.exercises(p)}
     pages = [*(ROOT / "book").rglob("*.md"), ROOT / "README.md", *(ROOT / "pgtheory").rglob("*.py")]
     texts = [page.read_text(encoding="utf-8") for page in pages]
     texts += [cell.source for path in book.chapters() for cell in book.cells_of(path) if cell.cell_type == "markdown"]
@@ -88,7 +78,7 @@ def test_the_text_leans_on_no_unsolved_exercise() -> None:
     assert {label for label in named if not found.get(label)} == set()
 
 
-@pytest.mark.parametrize("exercise", SOLVED_EXERCISES)
+@pytest.mark.parametrize("exercise", EXERCISES)
 def test_a_solution_folds_and_says_what_its_cells_are(exercise: Any) -> None:
     assert [options.strip() for options in exercise.solutions] == [":class: dropdown"]
     kinds = [book.kinds(cell) for cell in exercise.cells]
@@ -120,7 +110,7 @@ def test_the_notebook_with_its_blanks_filled_passes_every_check_and_sees_every_m
         assert "check" not in cell.metadata.get("tags", []) or report.ok, f"{cell.source}\n{report}"
 
 
-@pytest.mark.parametrize("path", SOLVED)
+@pytest.mark.parametrize("path", CHAPTERS)
 def test_a_blank_that_is_not_filled_in_fails_its_check(path: Path) -> None:
     names: dict[str, Any] = {}
     for cell in code_of(book.notebook(path)):
@@ -130,7 +120,7 @@ def test_a_blank_that_is_not_filled_in_fails_its_check(path: Path) -> None:
             run(cell.source, names)
 
 
-@pytest.mark.parametrize("path", SOLVED)
+@pytest.mark.parametrize("path", CHAPTERS)
 def test_each_mistake_of_a_solution_is_diagnosed(path: Path) -> None:
     names: dict[str, Any] = {}
     given = [cell for cell in code_of(book.notebook(path, filled=True)) if not cell.metadata.get("tags")]
