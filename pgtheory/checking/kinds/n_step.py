@@ -22,13 +22,15 @@ def check_n_step(
     layout: str | None = None,
     names: Mapping[str, str] | None = None,
 ) -> Report:
-    r"""Check a function that computes n-step returns, as of :eq:`eq-k-step-advantage` with the value added.
+    r"""Check a function that computes n-step returns: the k-step advantages with the value added.
 
     That is the discounted sum of n rewards and :math:`\gamma^n V(S_{t+n})`; behind a termination there is neither.
     Where fewer than n steps are left in a row, they are all summed and the value behind the row is added; a function
     that does something else there is right with a remark. The function may be `fn(rewards, next_values, gamma, n)`,
     with `terminated`, `dones` or a discount for each step, and with `values` and a `bootstrap`, or one value more than
     rewards, in place of the next values.
+
+    .. no equation: the book computes advantages by all n at once
 
     Args:
         function: the implementation.
