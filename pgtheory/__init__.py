@@ -29,6 +29,7 @@ from pgtheory.policy_gradient import *
 from pgtheory.post_training import *
 from pgtheory.reinforce import *
 from pgtheory.returns import *
+from pgtheory.smollm import *
 from pgtheory.softmax_policy import *
 from pgtheory.surrogates import *
 from pgtheory.tiny_gpt import *
