@@ -260,7 +260,9 @@ def _checked(path: Path, sha256: str) -> Path:
     found = _sha256(path)
     if found != sha256:
         size = path.stat().st_size
-        raise RuntimeError(f"{path.name} ({size} bytes) is damaged or another file: its SHA-256 is {found}, not {sha256}")
+        raise RuntimeError(
+            f"{path.name} ({size} bytes) is damaged or another file: its SHA-256 is {found}, not {sha256}"
+        )
     return path
 
 

