@@ -186,7 +186,7 @@ def load_smollm(source: str | os.PathLike[str] | None = None, *, dtype: torch.dt
     return SmolLM(model.eval(), tokenizer, _weights(place))
 
 
-def _weights(place: str | Path) -> str:
+def _weights(place: str | os.PathLike[str]) -> str:
     """What the weights in a place are."""
     if place == _own_folder():
         return "dequantised 4-bit weights (Q4_1)"
