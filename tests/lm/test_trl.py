@@ -11,6 +11,7 @@ import pgtheory as pg
 pytest.importorskip("trl", reason="trl is not installed: make lm installs it")
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # what trl says to transformers, and they to each other
 def test_the_trainer_of_trl_takes_our_advantages_and_learns(tmp_path: Path) -> None:
     example = load("examples/grpo_with_trl.py")
     trainer = example.train(60, str(tmp_path))
