@@ -28,7 +28,7 @@ def plot_next_tokens(distributions: Mapping[str, Sequence[tuple[str, float]]]) -
         axes.set_title(prompt, loc="left", fontsize="medium")
         axes.tick_params(axis="y", length=0)
         for place, (_, p) in enumerate(tokens):
-            note(axes, f"{p:.2f}" if p >= 0.01 else f"{p:.3f}", (p, place), (4, 0), va="center")
+            note(axes, f"{p:.2f}" if p >= 0.01 else f"{p:.3f}", (p, place), (4, 0), ha="left", va="center")
     panels[-1].set(xlabel="probability of the next token")
     return figure
 
