@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from pgtheory.plotting._theme import color, drawn, label_ends, new_figure, note
+from pgtheory.plotting._theme import color, drawn, label_ends, new_figure, note, ramp
 
 STYLES = ("-", "--", "-.", ":")
 
@@ -39,11 +39,10 @@ def plot_post_training(histories: Mapping[str, Mapping[str, Any]], *, smooth: in
     figure, panels = new_figure(2.9, 1, 2)
     for axes, key, label in zip(panels, ("reward", "entropy"), ("mean reward", "entropy (nats)"), strict=True):
         lines = {}
-        for (name, history), style in zip(histories.items(), STYLES, strict=False):
+        for (name, history), style, ink in zip(histories.items(), STYLES, ramp(len(histories)), strict=False):
             steps = range(1, len(history[key]) + 1)
-            axes.plot(steps, history[key], color=color("sampled"), linewidth=0.7, alpha=0.4)
-            mean = _smoothed(history[key], smooth)
-            (lines[name],) = axes.plot(steps, mean, color=color("sampled"), linestyle=style)
+            axes.plot(steps, history[key], color=ink, linewidth=0.7, alpha=0.4)
+            (lines[name],) = axes.plot(steps, _smoothed(history[key], smooth), color=ink, linestyle=style)
         axes.set(xlabel="step", title=label, ylim=(0, 1.05 if key == "reward" else None))
         if key == "reward":
             label_ends(axes, lines)
@@ -55,9 +54,9 @@ def plot_reward_against_kl(histories: Mapping[str, Mapping[str, Any]], *, smooth
     """The path of each run: the divergence of an answer from the first model, and the reward that it bought."""
     figure, (axes,) = new_figure(3.0)
     lines = {}
-    for (name, history), style in zip(histories.items(), STYLES, strict=False):
+    for (name, history), style, ink in zip(histories.items(), STYLES, ramp(len(histories)), strict=False):
         kl, reward = (_smoothed(history[key], smooth) for key in ("kl", "reward"))
-        (lines[name],) = axes.plot(kl, reward, color=color("sampled"), linestyle=style)
+        (lines[name],) = axes.plot(kl, reward, color=ink, linestyle=style)
         axes.plot(kl[0], reward[0], "o", color=color("exact"), markersize=5)
     axes.set(xlabel=r"divergence of an answer from the first model (nats)", ylabel="mean reward", ylim=(0, 1.05))
     axes.set_xlim(0, None)
