@@ -3,7 +3,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: book pdf site test test-portable test-oldest test-newest proof test-pages test-peers bench mutants exercises \
+.PHONY: book pdf site test test-portable test-oldest test-newest proof test-pages test-peers lm bench mutants exercises \
 	lab format lock clean distclean help
 
 first_python = $(shell for p in $(1); do \
@@ -21,6 +21,8 @@ CORE := --ignore=tests/checking --ignore=tests/test_checking.py --ignore=pgtheor
 # One thread in each process: the processes share the cores, and threads that spin while they wait would stall them.
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
+# The page on the real language model shows what it found once, and computes only where `make lm` or a reader wants it.
+export PGTHEORY_SMOLLM ?= read
 export JUPYTER_PREFER_ENV_PATH := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 export PYTHONNOUSERSITE := 1
@@ -75,6 +77,13 @@ proof: ## Check the machine-checked proofs, once with Coq and once with its seco
 test-peers: .venv-peers/installed ## Comparisons with other libraries, installed beside, into .venv-peers
 	$(PEERS)/python $(PYTEST) tests/peers
 
+# One process with all cores, because one model fills them; its threads sleep while they wait.
+lm: .venv/lm-installed ## Fetch a small language model once, test on it, execute its page (RECORD=1 keeps what it found)
+	@$(BIN)/python .ci/smollm.py
+	env -u OMP_NUM_THREADS $(BIN)/python -m pytest tests/lm tests/test_smollm.py --durations 5
+	env -u OMP_NUM_THREADS PGTHEORY_SMOLLM=$(if $(RECORD),record,run) \
+		$(BIN)/python -m pytest --nbmake --nbmake-timeout=1200 book/real_language_model.ipynb
+
 bench: .venv-peers/installed ## Speed against other libraries, with the floors that are promised
 	env -u OMP_NUM_THREADS $(PEERS)/python -m benchmarks --strict
 
@@ -85,7 +94,7 @@ exercises: .venv/installed ## Write a notebook of exercises with blanks for each
 	@$(BIN)/python .ci/exercises.py
 
 lab: .venv/lab-installed ## Open the chapters in JupyterLab
-	$(BIN)/jupyter lab --notebook-dir=book
+	env -u PGTHEORY_SMOLLM $(BIN)/jupyter lab --notebook-dir=book
 
 format: .venv/installed ## Format the code and the cells, mend what ruff can mend
 	$(BIN)/ruff check --fix
@@ -94,7 +103,7 @@ format: .venv/installed ## Format the code and the cells, mend what ruff can men
 lock: ## Write constraints.txt anew, from the newest versions that fit together
 	@$(require_python)
 	rm -rf _build/lock && $(PYTHON) -m venv _build/lock
-	_build/lock/bin/pip install --quiet ".[bench,book,dev,lab,mutants,pages,peers,test]"
+	_build/lock/bin/pip install --quiet ".[bench,book,dev,lab,lm,mutants,pages,peers,test]"
 	_build/lock/bin/python .ci/lock.py > _build/constraints.txt
 	mv _build/constraints.txt constraints.txt && rm -rf _build/lock
 
@@ -114,6 +123,9 @@ help: ## List the targets
 
 .venv/lab-installed: .venv/installed
 	@$(call install,.venv,lab)
+
+.venv/lm-installed: .venv/installed
+	@$(call install,.venv,lm)
 
 .venv/mutants-installed: .venv/installed
 	@$(call install,.venv,mutants)

@@ -3,7 +3,7 @@
 The modules follow the chapters of the book, and each imports only from its own chapter or an earlier one:
 `mdp`, `gallery`, `trajectories`, `returns`, `value_functions`, `softmax_policy`, `gaussian_policy`, `decoding`,
 `policy_gradient`, `reinforce`, `surrogates`, `advantages`, `training`, `groups`, `off_policy`, `token_log_probs`,
-`language_models`, `tiny_gpt`, `post_training`, `checking`.
+`language_models`, `tiny_gpt`, `post_training`, `smollm`, `checking`.
 Every name that one of them lists in its `__all__` is a name of the package too.
 """
 # ruff: noqa: F403 - the list of the public names of a module is its own __all__, and stands nowhere else.
@@ -29,6 +29,7 @@ from pgtheory.policy_gradient import *
 from pgtheory.post_training import *
 from pgtheory.reinforce import *
 from pgtheory.returns import *
+from pgtheory.smollm import *
 from pgtheory.softmax_policy import *
 from pgtheory.surrogates import *
 from pgtheory.tiny_gpt import *

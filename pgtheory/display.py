@@ -8,16 +8,22 @@ error    1·10⁻¹⁷
 .. no equation: it shows what others compute
 """
 
+import functools
 import html
+import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 if TYPE_CHECKING:
     from pgtheory.mdp import FiniteMDP
 
-__all__ = ["Table", "refusal", "show", "table"]
+__all__ = ["Record", "Table", "refusal", "show", "table"]
+
+P = ParamSpec("P")
 
 DIGITS = 4
 NARROW = 76  # columns of a terminal, and of the page
@@ -291,3 +297,57 @@ def refusal(error: type[Exception], function: Callable[..., Any], *args: Any, **
     except error as refused:
         return str(refused)
     raise AssertionError(f"the call is not refused with {error.__name__}")
+
+
+class Record:
+    r"""A decorator: results that take long to compute, kept in a file of JSON, so that a page can show them without.
+
+    A decorated function is called as before. Where `live` is true it runs, and answers with what JSON makes of its
+    result; elsewhere the answer to the same call is read from the file.
+
+    Args:
+        path: the file.
+        live: whether functions run.
+        write: whether the file gets the answers of those that run.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for live in (True, False):
+        ...         record = Record(folder + "/record.json", live=live, write=live)
+        ...         @record
+        ...         def squares(n):
+        ...             print("computing")
+        ...             return [k**2 for k in range(n)]
+        ...         print(squares(3))
+        computing
+        [0, 1, 4]
+        [0, 1, 4]
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, live: bool, write: bool = False) -> None:
+        self.path, self.live, self.write = Path(path), live, write
+        self.answers: dict[str, Any] = {}
+        if not live:
+            try:
+                self.answers = json.loads(self.path.read_text(encoding="utf-8"))
+            except FileNotFoundError:
+                raise FileNotFoundError(f"there is no record {self.path}, and nothing runs here") from None
+
+    def __call__(self, function: Callable[P, Any]) -> Callable[P, Any]:
+        """Decorate a function, which is known by its name."""
+
+        @functools.wraps(function)
+        def answer(*args: P.args, **options: P.kwargs) -> Any:
+            given = [*map(repr, args), *(f"{name}={value!r}" for name, value in options.items())]
+            call = f"{function.__name__}({', '.join(given)})"
+            if self.live:
+                self.answers[call] = json.loads(json.dumps(_plain(function(*args, **options)), allow_nan=False))
+                if self.write:
+                    text = json.dumps(self.answers, ensure_ascii=False, indent=1)
+                    self.path.write_text(text + "\n", encoding="utf-8")
+            elif call not in self.answers:
+                raise LookupError(f"{self.path} has no {call}: it was recorded with other calls")
+            return self.answers[call]
+
+        return answer

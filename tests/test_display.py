@@ -2,12 +2,13 @@
 
 import math
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import torch
 
 from pgtheory import gallery
-from pgtheory.display import refusal, show, table
+from pgtheory.display import Record, refusal, show, table
 
 
 class Cells(HTMLParser):
@@ -120,3 +121,33 @@ def test_a_call_that_is_not_refused_is_an_error() -> None:
         refusal(ValueError, float, "1")
     with pytest.raises(TypeError):
         refusal(ValueError, float, [])
+
+
+def test_what_a_record_computed_is_what_it_reads(tmp_path: Path) -> None:
+    path, calls = tmp_path / "record.json", []
+
+    def halves(n: int, *, of: float = 1.0) -> dict[str, object]:
+        calls.append(n)
+        return {"halves": of / 2 ** torch.arange(n, dtype=torch.float64), 1: (n, "½")}
+
+    live = Record(path, live=True, write=True)(halves)
+    first, second = live(3), live(2, of=4.0)
+    assert first == {"halves": [1.0, 0.5, 0.25], "1": [3, "½"]}
+    read = Record(path, live=False)(halves)
+    assert (read(3), read(2, of=4.0)) == (first, second)
+    assert calls == [3, 2]
+    with pytest.raises(LookupError, match=r"record\.json has no halves\(4\): it was recorded with other calls"):
+        read(4)
+    before = path.read_bytes()
+    assert Record(path, live=True)(halves)(1) != first
+    assert path.read_bytes() == before, "without `write` the file stays"
+
+
+def test_a_record_takes_nothing_that_json_does_not_know_and_needs_its_file(tmp_path: Path) -> None:
+    def not_finite() -> float:
+        return math.nan
+
+    with pytest.raises(ValueError, match="JSON"):
+        Record(tmp_path / "record.json", live=True)(not_finite)()
+    with pytest.raises(FileNotFoundError, match=r"there is no record .*record\.json, and nothing runs here"):
+        Record(tmp_path / "record.json", live=False)

@@ -87,7 +87,7 @@ def test_the_extra_of_the_chapters_has_all_that_they_import() -> None:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    wanted = " ".join([*extras["chapters"], *extras["gymnasium"], *extras["plotting"], *project["dependencies"]])
+    wanted = " ".join(sum((extras[e] for e in ("chapters", "gymnasium", "plotting", "lm")), project["dependencies"]))
     known = {"pgtheory", *re.findall(r"[a-z]+", wanted), *sys.stdlib_module_names, "mine"}
     for path in (ROOT / "book").glob("*.ipynb"):
         cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]

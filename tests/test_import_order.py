@@ -25,6 +25,7 @@ ORDER = [
     ["_checkpoints", "training"],  # the loops of both: REINFORCE and PPO
     ["_each_group", "groups", "off_policy"],
     ["token_log_probs", "language_models", "tiny_gpt", "_ranks", "_rewards", "_post_training", "post_training"],
+    ["smollm"],
     ["checking"],
 ]
 # Imports that stand inside a function, because what is imported builds on the module: `FiniteMDP.from_gymnasium` and

@@ -140,6 +140,16 @@ DRAWINGS: dict[str, Callable[[], plotting.Drawing]] = {
     "angles": lambda: plotting.plot_angles(
         x, {"sequence ratio": 0 * x, "token ratio": 30 * x, "no ratio": 40 * x, "GRPO": 130 * x, "GSPO": 128 * x}
     ),
+    "next_tokens": lambda: plotting.plot_next_tokens(
+        {"The capital of": [(" France", 0.6), ("\n", 0.004)], "I": [(" am", 0.5)]}
+    ),
+    "post_training": lambda: plotting.plot_post_training(
+        {
+            "one word": {"reward": [0.1, 0.5, 0.9], "entropy": [2.0, 1.0, 0.5]},
+            "a joy": {"reward": [0, 1], "entropy": [1, 2]},
+        }
+    ),
+    "reward_against_kl": lambda: plotting.plot_reward_against_kl({"one": {"reward": [0.1, 0.9], "kl": [0.0, 9.0]}}),
     "total_rewards": lambda: plotting.plot_total_rewards([1, 2, 3], [10.0, 20.0, 30.0], 50.0),
     "runs": lambda: plotting.plot_runs({"one": torch.rand(3, 20), "two": torch.rand(3, 20)}, ylabel="right"),
     "mistake": lambda: plotting.plot_mistake(x, 1 - x, best=1.0),

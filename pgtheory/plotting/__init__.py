@@ -53,6 +53,7 @@ from pgtheory.plotting._chapters import (
 )
 from pgtheory.plotting._diagrams import draw_backup, draw_mdp, plot_interaction_loop
 from pgtheory.plotting._grids import icons_of, plot_grid_changes, plot_value_grid
+from pgtheory.plotting._language import plot_next_tokens, plot_post_training, plot_reward_against_kl
 from pgtheory.plotting._moves import (
     move_ascent,
     move_clip,
@@ -111,10 +112,13 @@ __all__ = [
     "plot_ledger",
     "plot_length_bias",
     "plot_mistake",
+    "plot_next_tokens",
     "plot_nucleus",
     "plot_plateaus",
+    "plot_post_training",
     "plot_pushes",
     "plot_returns_by_discount",
+    "plot_reward_against_kl",
     "plot_runs",
     "plot_seeds",
     "plot_simplex_flow",
