@@ -17,6 +17,9 @@ PYTEST := -m pytest --numprocesses auto --maxprocesses 8
 # the book's extensions.
 CORE := --ignore=tests/checking --ignore=tests/test_checking.py --ignore=pgtheory/checking --ignore=tests/test_mutants.py \
 	--ignore=tests/test_equations.py --ignore=tests/test_elsewhere.py
+# What is about texts, files and processes, and does not calculate.
+TEXTS := $(foreach name,bad_input cells checkpoints front_page import_order notation proof public_api ranks repository smollm,\
+	--ignore=tests/test_$(name).py)
 
 # One thread in each process: the processes share the cores, and threads that spin while they wait would stall them.
 export OMP_NUM_THREADS ?= 1
@@ -56,7 +59,7 @@ test: .venv/installed ## Formatting, lint, types, unit tests, doctests, every ch
 # Of what a machine may do otherwise: instruction set, threads, the order in which libraries add up.
 test-portable: .venv/installed ## The core suite again, with the plainest instructions and two threads
 	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=2 \
-		$(BIN)/python $(PYTEST) --maxprocesses 4 $(CORE)
+		$(BIN)/python $(PYTEST) --maxprocesses 4 $(CORE) $(TEXTS)
 
 test-oldest: PYTHON = $(call first_python,python3.11 python3.12 python3.13)
 test-oldest: ## The core suite with the oldest versions that pyproject.toml admits, in .venv-oldest
