@@ -560,6 +560,47 @@ def test_a_table_of_functions(module: Path, capsys: Any) -> None:
     assert caught.value.code == 2
 
 
+def test_tables_in_pyproject_pin_the_set_and_name_adapters(module: Path, capsys: Any) -> None:
+    module.with_name("adapters.py").write_text(
+        "from handed_in import Returns\n"
+        "def returns(x):\n    return [Returns.right(row, x.gamma) for row in x.rewards]\n"
+    )
+    table = module.with_name("pyproject.toml")
+    lines = '[tool.pgtheory]\nchecks = "1.0"\n[[tool.pgtheory.check]]\nkind = "returns"\ntarget = "adapters:returns"\n'
+    table.write_text(lines + "call = true\n")
+    assert main(["--config", "pyproject.toml"]) == 0
+    capsys.readouterr()
+    table.write_text(lines + 'cal = "x"\n')
+    for arguments, message in (
+        ([], r"\[\[tool.pgtheory.check\]\] has 'cal', expected target, kind, layout, names, call, checks"),
+        (["--checks", "0"], "has 'cal'"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(["--config", "pyproject.toml", *arguments])
+        assert caught.value.code == 2
+        assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_newer_mistake_has_the_status_0_where_the_set_is_pinned(module: Path, capsys: Any) -> None:
+    module.with_name("later.py").write_text(
+        "import sys\nfrom dataclasses import replace\n"
+        "from handed_in import Returns, wrong\n"
+        "from pgtheory.checking.kinds.returns import CHECK\n"
+        "object.__setattr__(CHECK, 'mistakes', tuple(replace(m, since='1.1') for m in CHECK.mistakes))\n"
+    )
+    target = ["later:wrong", "--kind", "returns", "--format", "json"]
+    assert main(target) == 1
+    capsys.readouterr()
+    assert main([*target, "--checks", "1.0"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["verdict"], found["mistakes"]) == ("right", [])
+    assert "WRONG by the checks of 1.1, newer than 1.0" in found["remarks"][0]
+    with pytest.raises(SystemExit) as caught:
+        main([*target, "--checks", "1"])
+    assert caught.value.code == 2
+    assert "checks is '1', expected a version" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
 def test_a_report_is_printed_in_any_encoding(module: Path, encoding: str) -> None:
     target = [sys.executable, "-m", "pgtheory.checking", "handed_in:wrong", "--kind", "returns"]

@@ -123,6 +123,7 @@ class Item:
         """The report, if the function has not got this wrong."""
         import pytest
 
+        __tracebackhide__ = True  # the report says it all
         report = self.subject.report(function)
         if self.key.endswith(f".{UNDERSTOOD}"):
             return self._understood(report)
