@@ -3,8 +3,8 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: book pdf site test test-portable test-oldest test-newest proof test-pages test-peers lm bench mutants exercises \
-	lab format lock clean distclean help
+.PHONY: book pdf site test test-portable test-oldest test-newest proof test-pages test-peers verdicts lm bench mutants \
+	exercises lab format lock clean distclean help
 
 first_python = $(shell for p in $(1); do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -79,6 +79,9 @@ proof: ## Check the machine-checked proofs, once with Coq and once with its seco
 
 test-peers: .venv-peers/installed ## Comparisons with other libraries, installed beside, into .venv-peers
 	$(PEERS)/python $(PYTEST) tests/peers
+
+verdicts: .venv-peers/installed ## Write the page of verdicts on public functions of other libraries, book/verdicts.md
+	$(PEERS)/python tests/peers/verdicts.py book/verdicts.md
 
 # One process with all cores, because one model fills them; its threads sleep while they wait.
 lm: .venv/lm-installed ## Fetch a small language model once, test on it, execute its page (RECORD=1 keeps what it found)

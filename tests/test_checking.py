@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ from pgtheory.checking import (
     check_returns,
     learning_curve,
     mistakes,
+    parametrize_with_checks,
 )
 from pgtheory.checking.__main__ import main
 from pgtheory.checking.calling import Arg, Layout, Misfit, as_tensor, bind, contained
 from pgtheory.checking.judge import Case, Check
 from pgtheory.checking.names import normalised
+from pgtheory.checking.report import CHECKS_VERSION, Source, numbers_of
 from pgtheory.checking.verdicts import same
 from pgtheory.gallery import bandit
 from pgtheory.returns import returns_to_go
@@ -130,6 +133,62 @@ def test_the_rich_form_of_a_report_escapes_what_it_shows() -> None:
     assert "&lt;b&gt;&amp;" in shown
     assert "<b>" not in shown
     assert "WRONG" in shown
+
+
+def test_a_report_tells_who_reported_a_mistake_from_who_states_the_right_form() -> None:
+    reported, stated = Source("owner/project #1", "https://example.org/1"), Source("A book", "https://example.org/?a&b")
+    mistake = replace(KNOWN, sources=(reported,), right_form=(stated,))
+    report = Report("returns", False, (mistake,))
+    lines = [line.strip() for line in str(report).splitlines()]
+    assert lines[lines.index("known from:") + 1] == "owner/project #1, https://example.org/1"
+    assert lines[lines.index("the right form:") + 1] == "A book, https://example.org/?a&b"
+    assert '<a href="https://example.org/1">https://example.org/1</a>' in report._repr_html_()
+    assert '<a href="https://example.org/?a&amp;b">' in report._repr_html_()
+    found = json.loads(json.dumps(report.as_dict()))
+    assert (found["sources"], found["right_form"]) == ([reported._asdict()], [stated._asdict()])
+    assert "known from" not in str(replace(report, mistakes=(replace(mistake, sources=()),)))
+
+
+def test_the_keys_of_the_report_as_data_are_those_that_are_documented() -> None:
+    documented = re.findall(r"`(\w+)`", (Report.as_dict.__doc__ or "").partition("Returns:")[2])
+    assert sorted(documented) == sorted(WRONG.as_dict())
+
+
+# --- the versions of the set ---
+
+
+def test_no_mistake_is_newer_than_the_set() -> None:
+    assert all(numbers_of(m.since) <= numbers_of(CHECKS_VERSION) for m in CATALOGUE)
+
+
+def test_a_mistake_that_is_newer_than_the_pinned_set_is_a_remark() -> None:
+    newer = replace(KNOWN, key="returns.new", since="1.10")
+    report = replace(WRONG, mistakes=(newer,))
+    pinned = report.as_of("1.0")
+    assert pinned.ok
+    assert pinned.mistakes == ()
+    assert pinned.remarks == (
+        f"WRONG by the checks of 1.10, newer than 1.0: {newer.name} (returns.new)",
+        "a remark",
+    )
+    assert report.raise_if_wrong(checks="1.0") is not None
+    with pytest.raises(WrongImplementation):
+        report.raise_if_wrong()
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        WRONG,
+        replace(WRONG, mistakes=()),
+        replace(WRONG, mistakes=(KNOWN, replace(KNOWN, since="1.1"))),
+        replace(WRONG, mistakes=(), abstains="declare it"),
+        Report("returns", True),
+    ],
+    ids=["known", "unknown", "one of two", "abstains", "right"],
+)
+def test_every_other_verdict_stays_as_it_is_where_the_set_is_pinned(report: Report) -> None:
+    assert report.as_of("1.0") == report
 
 
 # --- the forms ---
@@ -284,6 +343,39 @@ REFUSED = [
         "'as right'] gives the right answer",
         id="slip-right",
     ),
+    pytest.param(lambda: parametrize_with_checks([]), ValueError, "functions is empty", id="no-functions"),
+    pytest.param(lambda: parametrize_with_checks(7), TypeError, "functions must be a mapping", id="functions"),  # type: ignore[arg-type]
+    pytest.param(
+        lambda: parametrize_with_checks([right]),
+        TypeError,
+        r"functions\[0\] must be a pair \(check, function\)",
+        id="function-alone",
+    ),
+    pytest.param(
+        lambda: parametrize_with_checks({"check_top_q": right}),
+        ValueError,
+        r"functions\[0\] has the check 'check_top_q', expected one of mdp",
+        id="check-unknown",
+    ),
+    pytest.param(
+        lambda: parametrize_with_checks([(right, check_returns)]),
+        ValueError,
+        "which is no check",
+        id="pair-reversed",
+    ),
+    pytest.param(
+        lambda: parametrize_with_checks([(check_returns, right)], expected_failures={"top_p.k": "why"}),
+        ValueError,
+        "expected_failures has 'top_p.k', which is no key of the checks that are named",
+        id="expected-unknown",
+    ),
+    pytest.param(
+        lambda: parametrize_with_checks([(check_returns, right)], checks="1.9"),
+        ValueError,
+        "checks is '1.9', but the newest version",
+        id="checks-to-come",
+    ),
+    pytest.param(lambda: WRONG.as_of("one"), ValueError, "checks is 'one', expected a version", id="checks-text"),
 ]
 
 
@@ -466,6 +558,47 @@ def test_a_table_of_functions(module: Path, capsys: Any) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--config", "checks.toml"])
     assert caught.value.code == 2
+
+
+def test_tables_in_pyproject_pin_the_set_and_name_adapters(module: Path, capsys: Any) -> None:
+    module.with_name("adapters.py").write_text(
+        "from handed_in import Returns\n"
+        "def returns(x):\n    return [Returns.right(row, x.gamma) for row in x.rewards]\n"
+    )
+    table = module.with_name("pyproject.toml")
+    lines = '[tool.pgtheory]\nchecks = "1.0"\n[[tool.pgtheory.check]]\nkind = "returns"\ntarget = "adapters:returns"\n'
+    table.write_text(lines + "call = true\n")
+    assert main(["--config", "pyproject.toml"]) == 0
+    capsys.readouterr()
+    table.write_text(lines + 'cal = "x"\n')
+    for arguments, message in (
+        ([], r"\[\[tool.pgtheory.check\]\] has 'cal', expected target, kind, layout, names, call, checks"),
+        (["--checks", "0"], "has 'cal'"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(["--config", "pyproject.toml", *arguments])
+        assert caught.value.code == 2
+        assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_newer_mistake_has_the_status_0_where_the_set_is_pinned(module: Path, capsys: Any) -> None:
+    module.with_name("later.py").write_text(
+        "import sys\nfrom dataclasses import replace\n"
+        "from handed_in import Returns, wrong\n"
+        "from pgtheory.checking.kinds.returns import CHECK\n"
+        "object.__setattr__(CHECK, 'mistakes', tuple(replace(m, since='1.1') for m in CHECK.mistakes))\n"
+    )
+    target = ["later:wrong", "--kind", "returns", "--format", "json"]
+    assert main(target) == 1
+    capsys.readouterr()
+    assert main([*target, "--checks", "1.0"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["verdict"], found["mistakes"]) == ("right", [])
+    assert "WRONG by the checks of 1.1, newer than 1.0" in found["remarks"][0]
+    with pytest.raises(SystemExit) as caught:
+        main([*target, "--checks", "1"])
+    assert caught.value.code == 2
+    assert "checks is '1', expected a version" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])

@@ -3,12 +3,22 @@
 from typing import TYPE_CHECKING
 
 from pgtheory.checking._learning import learning_curve
+from pgtheory.checking._pytest import parametrize_with_checks
 from pgtheory.checking.answers import check_answer
 from pgtheory.checking.catalogue import CHECKS, mistakes
-from pgtheory.checking.report import Counterexample, Mistake, Report, Source, UnknownForm, WrongImplementation
+from pgtheory.checking.report import (
+    CHECKS_VERSION,
+    Counterexample,
+    Mistake,
+    Report,
+    Source,
+    UnknownForm,
+    WrongImplementation,
+)
 
 __all__ = [
     "CHECKS",
+    "CHECKS_VERSION",
     "Counterexample",
     "Mistake",
     "Report",
@@ -18,6 +28,7 @@ __all__ = [
     "check_answer",
     "learning_curve",
     "mistakes",
+    "parametrize_with_checks",
 ]
 
 if TYPE_CHECKING:  # for type checkers alone; a check that is not listed here has the type Any

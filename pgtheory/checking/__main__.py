@@ -1,4 +1,9 @@
-"""The checks on the command line: `python -m pgtheory.checking module:function --kind top_p`."""
+"""The checks on the command line: `python -m pgtheory.checking module:function --kind top_p`.
+
+With `--format json` the result of a function is an object with `target`, `kind`, `verdict` and `text`, and, unless the
+verdict is "failed", all that `Report.as_dict` documents; with `--config` it is a list of these. `--list` gives a list
+of objects with `key`, `name`, `severity` and `since`. Keys may be added, and those that are here keep their meaning.
+"""
 
 import argparse
 import contextlib
@@ -8,14 +13,17 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pgtheory.checking.catalogue import CHECKS, mistakes
+from pgtheory.checking.report import pinned
 
 RIGHT, WRONG, NO_VERDICT = 0, 1, 2
 STATUS = {"right": RIGHT, "wrong": WRONG}
+# What a table [[check]] may say of a function, beside its target and its kind.
+OPTIONS: Mapping[str, Any] = {"layout": None, "names": {}, "call": False, "checks": None}
 # The child sees the installed packages first, and this one wherever it stands.
 _START = "import sys; sys.path.append(sys.argv[1]); from pgtheory.checking._child import main; main(*sys.argv[2:])"
 
@@ -60,8 +68,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--names", nargs="+", default=[], metavar="NAME=ROLE", help="what arguments are: adv=advantages"
     )
+    parser.add_argument(
+        "--call", action="store_true", help="the function is an adapter from the inputs x of the check, as for call="
+    )
+    parser.add_argument("--checks", metavar="VERSION", help="pin the set of checks: newer mistakes are remarks")
     parser.add_argument("--format", choices=["text", "json"], default="text", help="how the report is printed")
-    parser.add_argument("--config", type=Path, help="a TOML file with a table [[check]] for each function")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        help="a TOML file with a table [[check]] (in pyproject.toml: [[tool.pgtheory.check]]) for each function",
+    )
     parser.add_argument("--list", action="store_true", help="list the known mistakes (of --kind, if given) and exit")
     return parser
 
@@ -69,21 +85,39 @@ def _parser() -> argparse.ArgumentParser:
 def _requests(options: argparse.Namespace) -> list[dict[str, Any]]:
     """What is to be checked: the function that is named, or the tables of a file."""
     if options.config:
-        tables = tomllib.loads(options.config.read_text(encoding="utf-8")).get("check", [])
-        found = [{"layout": None, "names": {}, **table} for table in tables]
-        if not found:
-            raise ValueError(f"{options.config} has no table [[check]]")
+        found = _tables(options.config)
     else:
         names = dict(pair.split("=", 1) for pair in options.names)
-        found = [{"target": options.target, "kind": options.kind, "layout": options.layout, "names": names}]
+        named = {"target": options.target, "kind": options.kind, "layout": options.layout}
+        found = [{**OPTIONS, **named, "names": names, "call": options.call}]
     for request in found:
+        if options.checks is not None:  # the command line decides
+            request["checks"] = options.checks
         if request.get("target") is None or request.get("kind") is None:
             raise ValueError("give module:function and --kind, or --config, or --list")
         if request["kind"] not in CHECKS:
             raise ValueError(f"kind is {request['kind']!r}, expected one of {', '.join(CHECKS)}")
         if ":" not in request["target"] and request["kind"] != "mdp":
             raise ValueError(f"{request['target']!r} names no function: give module:function, or file.py:function")
+        if request["checks"] is not None:
+            pinned(request["checks"])
     return found
+
+
+def _tables(path: Path) -> list[dict[str, Any]]:
+    """The tables of a file, one for each function; `checks` beside them counts for all."""
+    read = tomllib.loads(path.read_text(encoding="utf-8"))
+    where = "check"
+    if path.name == "pyproject.toml":
+        read, where = read.get("tool", {}).get("pgtheory", {}), "tool.pgtheory.check"
+    tables = read.get("check", [])
+    if not (isinstance(tables, list) and tables):
+        raise ValueError(f"{path} has no table [[{where}]]")
+    for table in tables:
+        for name in table.keys() - OPTIONS.keys() - {"target", "kind"}:
+            known = ", ".join(("target", "kind", *OPTIONS))
+            raise ValueError(f"{path}: a table [[{where}]] has {name!r}, expected {known}")
+    return [{**OPTIONS, "checks": read.get("checks"), **table} for table in tables]
 
 
 def _checked(request: dict[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,9 @@ def _answered(request: dict[str, Any]) -> dict[str, Any]:
     except (Exception, SystemExit) as error:
         return _failed(f"{target} cannot be imported: {_where(error)}")
     try:
-        return CHECKS[kind](function, **_options(kind, request)).as_dict()
+        options = _options(kind, request)
+        report = CHECKS[kind](call=function, **options) if request.get("call") else CHECKS[kind](function, **options)
+        return (report.as_of(request["checks"]) if request.get("checks") else report).as_dict()
     except UnknownForm as error:
         return _failed(str(error))
     except (Exception, SystemExit) as error:  # of the function: it must not look like a verdict
@@ -44,8 +46,8 @@ def _options(kind: str, request: dict[str, Any]) -> dict[str, Any]:
     options = {name: request[name] for name in ("layout", "names") if request.get(name)}
     if kind != "mdp":
         return options
-    if "names" in options:
-        raise ValueError("the check mdp takes no names")
+    if "names" in options or request.get("call"):
+        raise ValueError("the check mdp takes no names and no call")
     return {"form": options["layout"]} if options else {}
 
 

@@ -441,7 +441,6 @@ TO_REFERENCE_SPEC = Spec(
     "The slopes change with the reference where the coefficient of the penalty is 0.",
     (pull("huggingface/trl", 2837),),
     values("surrogate", *TO_REFERENCE),
-    since="2.0",
 )
 ENTROPY_SPEC = Spec(
     "entropy_sign",
@@ -450,7 +449,6 @@ ENTROPY_SPEC = Spec(
     "The entropy falls faster with a larger coefficient.",
     (pull("pukkapies/dl-imperial-maths", 8), issue("LuEE-C/PPO-Keras", 4)),
     ({"entropy": 0.05},),
-    since="2.0",
 )
 
 

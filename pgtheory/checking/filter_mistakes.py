@@ -309,6 +309,5 @@ def _of_temperature(name: str, right: Rule) -> tuple[Mistake, ...]:
                 *variants(right, scale=lambda logits, temperature: logits / temperature**2),
                 *_divided_again(right),
             ),
-            since="2.0",
         ),
     )

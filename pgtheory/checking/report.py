@@ -2,12 +2,16 @@
 
 import html
 import math
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
+
+#: The version of the set of checks: a mistake that is added to a released set has the next version as its `since`.
+CHECKS_VERSION = "1.0"
 
 
 class Source(NamedTuple):
@@ -50,7 +54,7 @@ class Mistake:
         implementations: the mistake in code, one or more ways of writing it, in the canonical signature of its check.
         severity: `wrong`, or `remark` for what is wasteful or unusual but right.
         right_form: where the right form is stated, without a report of the mistake.
-        since: the first version of the kit that has it.
+        since: the first version of the set of checks that has it.
 
     Example:
         >>> from pgtheory.checking import mistakes
@@ -194,18 +198,43 @@ class Report:
             self.diagnosis or ""
         )
 
-    def raise_if_wrong(self) -> "Report":
+    def raise_if_wrong(self, checks: str | None = None) -> "Report":
         """Return the report itself if the implementation is right.
+
+        Args:
+            checks: the version of the set of checks that decides, see `as_of`; None: the present one.
 
         Raises:
             WrongImplementation: it is wrong; the message is the whole report.
             UnknownForm: the check abstains.
+            ValueError: there is no such version.
         """
-        if self.abstains:
-            raise UnknownForm(str(self))
-        if not self.ok:
-            raise WrongImplementation(str(self))
-        return self
+        report = self if checks is None else self.as_of(checks)
+        if report.abstains:
+            raise UnknownForm(str(report))
+        if not report.ok:
+            raise WrongImplementation(str(report))
+        return report
+
+    def as_of(self, checks: str) -> "Report":
+        """The report of someone who pins the set of checks, so that a mistake added later does not break a build.
+
+        What is guaranteed: if all mistakes of the diagnosis are newer than the pinned version, the implementation
+        counts as right, and each of them is a remark. Nothing else changes: a known mistake of that version stays
+        wrong, and so does one without a name.
+
+        Args:
+            checks: the version, such as `"1.0"`.
+
+        Raises:
+            ValueError: there is no such version.
+        """
+        pin = pinned(checks)
+        newer = [m for m in self.mistakes if numbers_of(m.since) > pin]
+        if self.abstains or not newer or len(newer) < len(self.mistakes):
+            return self
+        remarks = [f"WRONG by the checks of {m.since}, newer than {checks}: {m.name} ({m.key})" for m in newer]
+        return replace(self, ok=True, mistakes=(), remarks=(*remarks, *self.remarks))
 
     def __bool__(self) -> bool:
         return self.ok
@@ -219,13 +248,23 @@ class Report:
     __repr__ = __str__
 
     def as_dict(self) -> dict[str, Any]:
-        """The report in types that JSON has."""
+        """The report in types that JSON has; keys may be added, and those that are here keep their meaning.
+
+        Returns:
+            `check`: the name of the check; `verdict`: "right", "wrong" or "abstains"; `diagnosis`: text or null;
+            `mistakes`: their keys; `sources` and `right_form`: lists of {"text", "url"}, where these mistakes were
+            reported and where the right form is stated; `remarks`: a list of texts; `abstains`: why there is no
+            verdict, or ""; `counterexample`: text or null; `details`: numbers as text, by name; `form`, `binding`
+            (an object) and `judged`: how it was called and what was judged; `cases`: how many; `text`: all of it.
+        """
         case = self.counterexample
         return {
             "check": self.check,
             "verdict": self.verdict,
             "diagnosis": self.diagnosis,
             "mistakes": [mistake.key for mistake in self.mistakes],
+            "sources": [source._asdict() for source in self._sources("sources")],
+            "right_form": [source._asdict() for source in self._sources("right_form")],
             "remarks": [*self.remarks],
             "abstains": self.abstains,
             "counterexample": str(case) if case else None,
@@ -242,7 +281,7 @@ class Report:
         sections = "".join(
             f"<dt><strong>{html.escape(title)}</strong></dt>"
             f'<dd><pre style="white-space: pre-wrap; background: none; border: 0; margin: 0; padding: 0">'
-            f"{html.escape(text)}</pre></dd>"
+            f"{_with_links(text)}</pre></dd>"
             for title, text in self._sections()
         )
         return (
@@ -252,7 +291,6 @@ class Report:
 
     def _sections(self) -> list[tuple[str, str]]:
         meanings = "\n".join(m.meaning for m in self.mistakes)
-        sources = "\n".join(f"{s.text}, {s.url}" for m in self.mistakes for s in (*m.sources, *m.right_form))
         numbers = "\n".join(f"{name} = {as_text(value)}" for name, value in self.details.items())
         called = [f"{self.form}, in {_count(range(self.n_cases), 'case')}"] if self.form else []
         called += ["; ".join(f"{name}: {what}" for name, what in self.binding.items())] if self.binding else []
@@ -263,10 +301,37 @@ class Report:
             ("smallest case", str(self.counterexample) if self.counterexample else ""),
             ("remarks", "\n".join(self.remarks)),
             ("numbers", numbers),
-            ("known from", sources),
+            ("known from", "\n".join(f"{s.text}, {s.url}" for s in self._sources("sources"))),
+            ("the right form", "\n".join(f"{s.text}, {s.url}" for s in self._sources("right_form"))),
             ("called as", "\n".join(called)),
         ]
         return [(title, text) for title, text in sections if text]
+
+    def _sources(self, which: Literal["sources", "right_form"]) -> list[Source]:
+        return list(dict.fromkeys(source for m in self.mistakes for source in getattr(m, which)))
+
+
+def pinned(checks: str) -> tuple[int, ...]:
+    """The numbers of a version of the set of checks.
+
+    Raises:
+        ValueError: there is no such version.
+    """
+    if not (isinstance(checks, str) and re.fullmatch(r"\d+\.\d+", checks)):
+        raise ValueError(f"checks is {checks!r}, expected a version such as '1.0'")
+    if numbers_of(checks) > numbers_of(CHECKS_VERSION):
+        raise ValueError(f"checks is {checks!r}, but the newest version of the checks is {CHECKS_VERSION!r}")
+    return numbers_of(checks)
+
+
+def numbers_of(version: str) -> tuple[int, ...]:
+    """The numbers of a version, which can be compared."""
+    return tuple(map(int, version.split(".")))
+
+
+def _with_links(text: str) -> str:
+    """Text as HTML; an address at the end of a line is a link."""
+    return re.sub(r"https?://\S+$", r'<a href="\g<0>">\g<0></a>', html.escape(text), flags=re.MULTILINE)
 
 
 def as_text(value: Any) -> str:

@@ -174,3 +174,21 @@ def test_a_wrong_form_is_named(key):
 def test_what_is_no_return_is_not_understood(function):
     with pytest.raises(UnknownForm):
         check_lambda_returns(function)
+
+
+def test_a_function_that_refuses_lambda_0_is_right_with_a_remark():
+    """As the vectorised form of torchrl 0.14.1 does, by an `IndexError`."""
+
+    def refuses(rewards, next_values, gamma, lam):
+        if lam == 0:
+            raise IndexError("tuple index out of range")
+        return torchrl(gamma, lam, next_values, rewards, torch.zeros_like(rewards))
+
+    report = check_lambda_returns(refuses)
+    assert report.ok, report
+    assert "it fails at λ = 0" in report.remarks
+
+    def wrong(rewards, next_values, gamma, lam):
+        return torchrl(gamma, lam or 0.1, next_values, rewards, torch.zeros_like(rewards))
+
+    assert not check_lambda_returns(wrong).ok

@@ -456,7 +456,6 @@ MISTAKES = (
         "Each step has mean 0 over the rows.",
         (issue("openai/baselines", 544), issue("DLR-RM/stable-baselines3", 485)),
         tuple(then_standardised(ddof, (-2,), eps, True) for ddof, eps in ((0, 1e-8), (0, 0.0), (1, 1e-8))),
-        since="2.0",
     ),
     Mistake(
         "advantages.centred",
@@ -486,7 +485,6 @@ MISTAKES = (
         "With a hole in the mask, the steps before it do not see the reward behind it.",
         (issue("verl-project/verl", 7278), pull("alibaba/ROLL", 447)),
         tuple(cut_at_masked_steps(flagged=f, after=zero) for f in (False, True)),
-        since="2.0",
     ),
     Mistake(
         "advantages.masked_steps_as_ends",
@@ -497,7 +495,6 @@ MISTAKES = (
         (issue("verl-project/verl", 7278),),
         (cut_at_masked_steps(flagged=True, after=lambda s: s.next_values),),
         severity="remark",
-        since="2.0",
     ),
     Mistake(
         "advantages.masked_steps_as_steps",
@@ -508,7 +505,6 @@ MISTAKES = (
         (pull("alibaba/ROLL", 447),),
         tuple(padding(flagged=f, bootstrapped=True, summed=True, zeroed=True) for f in (False, True)),
         severity="remark",
-        since="2.0",
     ),
     Mistake(
         "advantages.bootstraps_where_both",
@@ -519,7 +515,6 @@ MISTAKES = (
         (),
         tuple(gae(with_next(unless(lambda s: s.terminated & s.truncated, move))) for move in MOVES),
         right_form=(_TIME_LIMITS,),
-        since="2.0",
     ),
     Mistake(
         "advantages.carry_seeded",
@@ -529,7 +524,6 @@ MISTAKES = (
         "It is right for rows that end in a termination.",
         (pull("simonsays1980/rl-triton", 4),),
         (gae(then=seeded), gae(then=seeded_always)),
-        since="2.0",
     ),
     Mistake(
         "advantages.lambda_from_the_second_step",
@@ -539,7 +533,6 @@ MISTAKES = (
         (),
         (of_steps(lambda_from_the_second_step),),
         right_form=(_GAE,),
-        since="2.0",
     ),
     Mistake(
         "advantages.reward_plus_own_value",
@@ -554,7 +547,6 @@ MISTAKES = (
             gae(lambda s: s.rewards + own_value(s) - s.values),
         ),
         right_form=(_GAE,),
-        since="2.0",
     ),
     Mistake(
         "advantages.scaled_returns_minus_values",
@@ -564,6 +556,5 @@ MISTAKES = (
         "Doubled rewards and values do not double the result.",
         (issue("DLR-RM/stable-baselines3", 2089),),
         tuple(scaled_returns(change, bootstrap=b) for change in SCALES for b in (False, True)),
-        since="2.0",
     ),
 )

@@ -293,7 +293,6 @@ MISTAKES = (
         "The entropy of a uniform row is below 0; or the loss grows with the entropy.",
         (pull("PKU-Alignment/omnisafe", 133), pull("nebuly-ai/optimate", 250), issue("DLR-RM/stable-baselines3", 127)),
         tuple(map(_sign_turned, _AVERAGES.values())),
-        since="2.0",
     ),
     Mistake(
         "entropy.mean_over_vocabulary",
@@ -303,7 +302,6 @@ MISTAKES = (
         (),
         _each(lambda z: _shannon(z) / z.shape[-1]),
         right_form=(_SHANNON,),
-        since="2.0",
     ),
     Mistake(
         "entropy.of_the_token",
@@ -313,7 +311,6 @@ MISTAKES = (
         "The result changes with the token that was drawn.",
         (pull("noahfarr/rlx", 3), pull("nric/ProximalPolicyOptimizationKeras", 5)),
         _each(_of_the_token),
-        since="2.0",
     ),
     Mistake(
         "entropy.estimate",
@@ -324,7 +321,6 @@ MISTAKES = (
         (issue("DLR-RM/stable-baselines3", 1857), issue("huggingface/trl", 2281)),
         _each(_surprise),
         severity="remark",
-        since="2.0",
     ),
     Mistake(
         "entropy.softmax_twice",
@@ -333,7 +329,6 @@ MISTAKES = (
         "The result is never far below ln V.",
         (issue("Lightning-Universe/lightning-bolts", 654),),
         _each(lambda z: _shannon(z.softmax(-1))),
-        since="2.0",
     ),
     Mistake(
         "entropy.not_normalised",
@@ -344,7 +339,6 @@ MISTAKES = (
         (),
         (*_each(lambda z: -(z.softmax(-1) * z).sum(-1)), *_each(lambda z: -(z.exp() * z).sum(-1))),
         right_form=(_SHANNON,),
-        since="2.0",
     ),
     Mistake(
         "entropy.without_probabilities",
@@ -355,7 +349,6 @@ MISTAKES = (
         (),
         (*_each(lambda z: -z.log_softmax(-1).sum(-1)), *_each(lambda z: -z.log_softmax(-1).mean(-1))),
         right_form=(_SHANNON,),
-        since="2.0",
     ),
     Mistake(
         "entropy.base_two",
@@ -365,7 +358,6 @@ MISTAKES = (
         (),
         _each(lambda z: _shannon(z) / math.log(2)),
         right_form=(_SHANNON,),
-        since="2.0",
     ),
     Mistake(
         "entropy.wrong_axis",
@@ -374,7 +366,6 @@ MISTAKES = (
         "The result of a row changes with the other rows.",
         (issue("DeepReinforcementLearning/DeepReinforcementLearningInAction", 32),),
         tuple(f for axis in (0, 1) for f in _each(lambda z, axis=axis: _over(z.softmax(axis)))),
-        since="2.0",
     ),
     Mistake(
         "entropy.temperature_ignored",
@@ -383,7 +374,6 @@ MISTAKES = (
         "The result does not change with the temperature.",
         (pull("OpenRLHF/OpenRLHF", 1319),),
         _each(_shannon, scale=lambda z, tau: z),
-        since="2.0",
     ),
     Mistake(
         "entropy.multiplied_by_temperature",
@@ -393,7 +383,6 @@ MISTAKES = (
         (),
         _each(_shannon, scale=lambda z, tau: z * tau),
         right_form=(pull("THUDM/slime", 2197),),
-        since="2.0",
     ),
     Mistake(
         "entropy.padding_counted",
@@ -403,7 +392,6 @@ MISTAKES = (
         "The result changes with the padding.",
         (pull("huggingface/trl", 6121), issue("allenai/open-instruct", 756), issue("huggingface/trl", 6803)),
         _averages(*(name for name in _WRONG_AVERAGES if name.startswith("mask_ignored"))),
-        since="2.0",
     ),
     Mistake(
         "entropy.mean_over_padding",
@@ -413,7 +401,6 @@ MISTAKES = (
         (),
         _averages("padded", "padded_means"),
         right_form=(pull("huggingface/trl", 6121),),
-        since="2.0",
     ),
     Mistake(
         "entropy.mask_of_another_place",
@@ -423,7 +410,6 @@ MISTAKES = (
         "The last token that counts is left out, and one that does not is in.",
         (pull("huggingface/trl", 5620),),
         _averages("mask_one_place_on", "mask_one_place_back"),
-        since="2.0",
     ),
     Mistake(
         "entropy.mask_inverted",
@@ -433,7 +419,6 @@ MISTAKES = (
         (),
         _averages("mask_inverted"),
         right_form=(pull("huggingface/trl", 6121),),
-        since="2.0",
     ),
 )
 

@@ -303,7 +303,6 @@ MISTAKES = (
         "The weights require a gradient.",
         (pull("verl-project/verl", 4105),),
         tuple(_weights(level, bound, detached=False) for level in _LEVELS.values() for bound in _MODES.values()),
-        since="2.0",
     ),
     Mistake(
         "importance_weights.inverted",
@@ -314,7 +313,6 @@ MISTAKES = (
         (issue("hmomin/PPO-Winter-Run", 1),),
         _each(log_ratio=lambda new, sampler: sampler - new),
         right_form=(_YAO,),
-        since="2.0",
     ),
     Mistake(
         "importance_weights.bound_ignored",
@@ -324,7 +322,6 @@ MISTAKES = (
         (),
         tuple(_weights(level, lambda w, low, cap: w, detached=d) for level in _LEVELS.values() for d in (True, False)),
         right_form=(_IONIDES, pull("PrimeIntellect-ai/prime-rl", 1300)),
-        since="2.0",
     ),
     Mistake(
         "importance_weights.bounded_below",
@@ -334,7 +331,6 @@ MISTAKES = (
         (),
         _each(bound=lambda w, low, cap: w.clamp(min=cap)),
         right_form=(_IONIDES,),
-        since="2.0",
     ),
     Mistake(
         "importance_weights.mask_inverted",
@@ -344,7 +340,6 @@ MISTAKES = (
         (),
         _each(bound=lambda w, low, cap: torch.where(w > cap, w, 0.0)),
         right_form=(pull("huggingface/trl", 4530),),
-        since="2.0",
     ),
     Mistake(
         "importance_weights.cap_on_log_ratio",
@@ -356,7 +351,6 @@ MISTAKES = (
             *_each(bound=lambda w, low, cap: w.clamp(max=math.exp(cap))),
             *_each(bound=lambda w, low, cap: w.clamp(min=math.exp(-cap), max=math.exp(cap))),
         ),
-        since="2.0",
     ),
     Mistake(
         "importance_weights.bounds_around_one",
@@ -366,7 +360,6 @@ MISTAKES = (
         (),
         _each(bound=lambda w, low, cap: w.clamp(1 - cap, 1 + cap)),
         right_form=(_YAO,),
-        since="2.0",
     ),
     Mistake(
         "importance_weights.without_exp",
@@ -375,7 +368,6 @@ MISTAKES = (
         "Where the policies agree, the weight is 0.",
         (issue("godka/Pensieve-PPO", 16),),
         (*_each(exp=lambda x: x), *_each(exp=lambda x: x, bound=lambda w, low, cap: w.clamp(max=cap))),
-        since="2.0",
     ),
     Mistake(
         "importance_weights.quotient_of_log_probs",
@@ -393,7 +385,6 @@ MISTAKES = (
             for bound in (_truncated, _masked, lambda w, low, cap: w.clamp(max=cap))
             for detached in (True, False)
         ),
-        since="2.0",
     ),
     Mistake(
         "importance_weights.padding_counted",
@@ -403,7 +394,6 @@ MISTAKES = (
         "The weight changes with the padding.",
         (pull("CarperAI/trlx", 509), issue("MakazhanAlpamys/Soup", 723)),
         (*_each(level=_every_place), *_each(level=_mean_of_every_place)),
-        since="2.0",
     ),
     Mistake(
         "importance_weights.mean_over_padding",
@@ -413,7 +403,6 @@ MISTAKES = (
         (),
         _each(level=_mean_over_padding),
         right_form=(pull("MakazhanAlpamys/Soup", 744),),
-        since="2.0",
     ),
     Mistake(
         "importance_weights.of_the_batch",
@@ -423,7 +412,6 @@ MISTAKES = (
         (),
         (*_each(level=_of_the_batch), *_each(level=_mean_of_the_batch)),
         right_form=(pull("verl-project/verl", 3694),),
-        since="2.0",
     ),
     Mistake(
         "importance_weights.centred_over_the_batch",
@@ -433,7 +421,6 @@ MISTAKES = (
         "In a batch of one every weight is 1.",
         (issue("MakazhanAlpamys/Soup", 723),),
         _each(level=lambda x, mask: x - x.mean(0, keepdim=True)),
-        since="2.0",
     ),
     Mistake(
         "importance_weights.of_the_current_policy",
@@ -444,7 +431,6 @@ MISTAKES = (
         (pull("THUDM/slime", 179),),
         tuple(_of_the_current_policy(level, bound) for level in _LEVELS.values() for bound in _MODES.values()),
         right_form=(_YAO,),
-        since="2.0",
     ),
     Mistake(
         "importance_weights.mean_of_ratios",
@@ -455,7 +441,6 @@ MISTAKES = (
         (),
         _each(level=_mean_of_ratios),
         right_form=(arxiv("Zheng et al., 2025 (GSPO, eq. 7)", "2507.18071"),),
-        since="2.0",
     ),
     Mistake(
         "importance_weights.self_normalised",
@@ -466,7 +451,6 @@ MISTAKES = (
         (_over_their_mean,),
         severity="remark",
         right_form=(pull("verl-project/verl", 4070),),
-        since="2.0",
     ),
 )
 

@@ -261,7 +261,6 @@ MISTAKES = (
         (issue("microsoft/KID", 5),),
         _each(joined=torch.add),
         right_form=(_ZIEGLER, issue("huggingface/trl", 463)),
-        since="2.0",
     ),
     Mistake(
         "kl_in_reward.k3_of_the_inverse",
@@ -271,7 +270,6 @@ MISTAKES = (
         "A token three times as probable as under the reference costs 0.90, not 0.43.",
         (issue("walkinglabs/hands-on-modern-rl", 27),),
         (_rewards(lambda p, q: (p - q).exp() - 1 - (p - q)),),
-        since="2.0",
     ),
     Mistake(
         "kl_in_reward.ratio_without_logarithm",
@@ -281,7 +279,6 @@ MISTAKES = (
         (),
         tuple(map(_rewards, (lambda p, q: (p - q).exp(), lambda p, q: (q - p).exp(), lambda p, q: p.exp() - q.exp()))),
         right_form=(_ZIEGLER,),
-        since="2.0",
     ),
     Mistake(
         "kl_in_reward.score_behind_the_end",
@@ -291,7 +288,6 @@ MISTAKES = (
         "A padded response has the score on none of its tokens.",
         (issue("huggingface/trl", 3750), issue("wyf3/llm_related", 37), pull("radixark/miles", 1827)),
         (*_each(place=_at_end), *_each(place=_behind_last), *_each(place=_by_count(0))),
-        since="2.0",
     ),
     Mistake(
         "kl_in_reward.score_before_the_end",
@@ -302,7 +298,6 @@ MISTAKES = (
         (),
         (*_each(place=_before_last), *_each(place=_at_first), *_each(place=_by_count(-2))),
         right_form=(_TRL,),
-        since="2.0",
     ),
     Mistake(
         "kl_in_reward.place_counted",
@@ -312,7 +307,6 @@ MISTAKES = (
         "A response with a hole in its mask has the score on the wrong token.",
         (issue("huggingface/trl", 2778),),
         _each(place=_by_count(-1)),
-        since="2.0",
     ),
     Mistake(
         "kl_in_reward.score_on_every_token",
@@ -325,7 +319,6 @@ MISTAKES = (
             *_each(place=lambda scores, mask: scores[:, None] * mask / mask.sum(-1, keepdim=True)),
         ),
         right_form=(_OUYANG, issue("huggingface/trl", 11)),
-        since="2.0",
     ),
     Mistake(
         "kl_in_reward.score_missing",
@@ -335,7 +328,6 @@ MISTAKES = (
         (),
         _each(place=lambda scores, mask: 0.0 * scores[:, None]),
         right_form=(_OUYANG,),
-        since="2.0",
     ),
     Mistake(
         "kl_in_reward.penalty_overwritten",
@@ -345,7 +337,6 @@ MISTAKES = (
         (),
         tuple(_overwritten(e) for e in (*_ESTIMATES.values(), *_OTHERS.values())),
         right_form=(_TRL,),
-        since="2.0",
     ),
     Mistake(
         "kl_in_reward.penalty_missing",
@@ -354,7 +345,6 @@ MISTAKES = (
         "The result does not change with the reference.",
         (issue("THUDM/slime", 397),),
         (_rewards(lambda p, q: 0.0 * p),),
-        since="2.0",
     ),
     Mistake(
         "kl_in_reward.beta_ignored",
@@ -364,7 +354,6 @@ MISTAKES = (
         (),
         _each(penalty=lambda kl, beta, mask: kl),
         right_form=(_ZIEGLER,),
-        since="2.0",
     ),
     Mistake(
         "kl_in_reward.beta_twice",
@@ -374,7 +363,6 @@ MISTAKES = (
         (),
         _each(penalty=lambda kl, beta, mask: beta**2 * kl),
         right_form=(_ZIEGLER,),
-        since="2.0",
     ),
     Mistake(
         "kl_in_reward.sequence_penalty_on_every_token",
@@ -389,7 +377,6 @@ MISTAKES = (
             *_each(penalty=lambda kl, beta, mask: beta * kl.sum() / mask.sum() + 0.0 * kl),
         ),
         right_form=(_ZIEGLER,),
-        since="2.0",
     ),
     Mistake(
         "kl_in_reward.padding_penalised",
@@ -399,7 +386,6 @@ MISTAKES = (
         "The sum changes with the padding.",
         (pull("THUDM/slime", 1372), pull("natolambert/rlhf-book", 216), issue("huggingface/trl", 6803)),
         tuple(_penalty_unmasked(e) for e in (*_ESTIMATES.values(), *_OTHERS.values())),
-        since="2.0",
     ),
     Mistake(
         "kl_in_reward.nan_of_padding",
@@ -410,7 +396,6 @@ MISTAKES = (
         (pull("verl-project/verl", 6361),),
         tuple(map(_multiplied_by_the_mask, (*_ESTIMATES.values(), *_OTHERS.values()))),
         severity="remark",
-        since="2.0",
     ),
     Mistake(
         "kl_in_reward.biased",
@@ -421,7 +406,6 @@ MISTAKES = (
         (issue("tatsu-lab/alpaca_farm", 67), pull("one-covenant/grail", 42)),
         (*map(_rewards, _OTHERS.values()), *(_summed(_rewards(e)) for e in _OTHERS.values())),
         severity="remark",
-        since="2.0",
     ),
 )
 

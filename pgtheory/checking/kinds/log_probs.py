@@ -335,7 +335,6 @@ MISTAKES = (
         "The result does not change with the temperature.",
         (pull("huggingface/trl", 3029), pull("unslothai/unsloth-zoo", 832), pull("radixark/miles", 68)),
         (_log_probs(scale=lambda z, tau: z),),
-        since="2.0",
     ),
     Mistake(
         "log_probs.temperature_twice",
@@ -344,7 +343,6 @@ MISTAKES = (
         "At temperature 2 the result is that of temperature 4.",
         (issue("RL-Align/RL-Kernel", 81),),
         (_log_probs(scale=lambda z, tau: z / tau**2),),
-        since="2.0",
     ),
     Mistake(
         "log_probs.multiplied_by_temperature",
@@ -354,7 +352,6 @@ MISTAKES = (
         (),
         (_log_probs(scale=lambda z, tau: z * tau),),
         right_form=(pull("THUDM/slime", 2197),),
-        since="2.0",
     ),
     Mistake(
         "log_probs.temperature_after_softmax",
@@ -363,7 +360,6 @@ MISTAKES = (
         "At a temperature other than 1 the probabilities do not sum to 1.",
         (pull("MoonshotAI/Kimi-Audio", 161),),
         (_log_probs(scale=lambda z, tau: z, after=torch.div),),
-        since="2.0",
     ),
     Mistake(
         "log_probs.off_by_one",
@@ -382,7 +378,6 @@ MISTAKES = (
             *_FILLED,
             _other_shift,
         ),
-        since="2.0",
     ),
     Mistake(
         "log_probs.a_token_left_out",
@@ -393,7 +388,6 @@ MISTAKES = (
         (),
         (_not_shifted, _first_left_out),
         right_form=(issue("huggingface/trl", 1061),),
-        since="2.0",
     ),
     Mistake(
         "log_probs.truncation_ignored",
@@ -403,7 +397,6 @@ MISTAKES = (
         "The difference to what the sampler reports is the same for all tokens of a place.",
         (issue("NVIDIA/NeMo-Aligner", 46), pull("PrimeIntellect-ai/prime-rl", 2979), pull("NVIDIA-NeMo/RL", 2053)),
         (_log_probs(truncate=False),),
-        since="2.0",
     ),
     Mistake(
         "log_probs.eos_taken_for_padding",
@@ -417,7 +410,6 @@ MISTAKES = (
             _aggregated(False, counts=_not_the_pad_token),
             _aggregated(True, counts=_not_the_pad_token),
         ),
-        since="2.0",
     ),
     Mistake(
         "log_probs.padding_counted",
@@ -430,7 +422,6 @@ MISTAKES = (
             _aggregated(True, counts=_every),
             _of_all(_aggregated(False, counts=_every), mean=False),
         ),
-        since="2.0",
     ),
     Mistake(
         "log_probs.not_normalised",
@@ -441,7 +432,6 @@ MISTAKES = (
         (),
         (_log_probs(normalise=lambda z: z),),
         right_form=(issue("huggingface/trl", 1061),),
-        since="2.0",
     ),
     Mistake(
         "log_probs.probabilities",
@@ -450,7 +440,6 @@ MISTAKES = (
         "All numbers lie between 0 and 1.",
         (pull("pytorch/rl", 1750),),
         (_log_probs(normalise=lambda z: z.softmax(-1)),),
-        since="2.0",
     ),
     Mistake(
         "log_probs.negative",
@@ -459,7 +448,6 @@ MISTAKES = (
         "All numbers are above 0.",
         (issue("rlworkgroup/garage", 628),),
         (_log_probs(normalise=lambda z: -z.log_softmax(-1)),),
-        since="2.0",
     ),
     Mistake(
         "log_probs.log_of_softmax",
@@ -475,7 +463,6 @@ MISTAKES = (
             _log_probs(normalise=_clamped(torch.finfo(torch.float64).eps)),
             _log_probs(normalise=_clamped(torch.finfo(torch.float32).eps)),
         ),
-        since="2.0",
     ),
     Mistake(
         "log_probs.wrong_axis",
@@ -484,7 +471,6 @@ MISTAKES = (
         "The probabilities of one token sum to 1 over the sequence.",
         (issue("DeepReinforcementLearning/DeepReinforcementLearningInAction", 32),),
         (_log_probs(normalise=lambda z: z.log_softmax(1)), _log_probs(normalise=lambda z: z.log_softmax(0))),
-        since="2.0",
     ),
 )
 

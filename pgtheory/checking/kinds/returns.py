@@ -375,7 +375,6 @@ MISTAKES = (
         "With a hole in the mask, the steps before it do not see the reward behind it.",
         (issue("verl-project/verl", 7278), pull("verl-project/verl", 7300)),
         (_cut_at_masked_steps, _cut_behind_masked_steps),
-        since="2.0",
     ),
     Mistake(
         "returns.reset_at_rewards",
@@ -385,7 +384,6 @@ MISTAKES = (
         "With rewards at every step the result is the rewards.",
         (issue("titu1994/neural-architecture-search", 19), issue("DLR-RM/stable-baselines3", 2089)),
         (_reset_at_rewards,),
-        since="2.0",
     ),
 )
 

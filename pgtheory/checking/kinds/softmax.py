@@ -528,7 +528,6 @@ MISTAKES = (
         "At temperature 2 the result is that of temperature 4.",
         (issue("RL-Align/RL-Kernel", 81), pull("Adibvafa/CodonTransformer", 20)),
         (_softmax_of(scale=lambda h, tau: h / tau**2),),
-        since="2.0",
     ),
     *GRADIENT_MISTAKES,
 )

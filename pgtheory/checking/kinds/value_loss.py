@@ -348,7 +348,7 @@ def _loss(form: str = "clipped", average: str = "steps", sign: float = 1.0) -> C
     return loss
 
 
-MISTAKES = as_mistakes("value_loss", (spec._replace(since="2.0") for spec in (*_SPECS, _IGNORED)), _loss)
+MISTAKES = as_mistakes("value_loss", (*_SPECS, _IGNORED), _loss)
 
 
 # --- the cases ---
