@@ -334,8 +334,8 @@ MISTAKES = (
     Mistake(
         "top_p.greedy_at_one",
         "at p = 1 only the most probable token is kept",
-        "The crossing token is the first whose cumulative mass is more than p. At p = 1 there is none, and the index of "
-        "the first is taken for it: the setting that should change nothing makes the decoding greedy.",
+        "The crossing token is the first whose cumulative mass is more than p. At p = 1 there is none, and the index "
+        "of the first is taken for it: the setting that should change nothing makes the decoding greedy.",
         "At p = 1 every sample is the most probable token.",
         (pull("BlinkDL/ChatRWKV", 170),),
         (by_rank(_first_that_exceeds), by_rank(_first_that_exceeds, ties=True)),
