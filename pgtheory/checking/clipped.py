@@ -77,6 +77,16 @@ def _weighted_score(weight: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Surro
     return surrogate
 
 
+def _softly_gated(above: float, below: float) -> Surrogate:
+    """4/τ σ(τ (ρ - 1)) A, with another τ for A < 0."""
+
+    def gated(r: Tensor, a: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        tau = torch.where(a < 0, below, above)
+        return 4 / tau * torch.sigmoid(tau * (r - 1)) * a
+
+    return _of_ratio(gated)
+
+
 # No ratio of a case lies between two of these and any bound of dual clip that people use.
 _DUAL_BOUNDS = (1.3, 1.4, 1.5, 1.6, 1.7, 3.0, 8.0)
 SURROGATES: Mapping[str, Surrogate] = {
@@ -84,6 +94,8 @@ SURROGATES: Mapping[str, Surrogate] = {
     **{f"dual_{c}": _dual_clip(c) for c in _DUAL_BOUNDS},
     "weights_clipped_above": _weighted_score(lambda r, low, high: torch.minimum(r, high)),
     "weights_clipped": _weighted_score(_clip),
+    "soft_gate": _softly_gated(1.0, 1.05),
+    "soft_gate_even": _softly_gated(1.0, 1.0),
     "maximum": _of_ratio(lambda r, a, low, high: torch.maximum(r * a, _clip(r, low, high) * a)),
     "upper_only": _of_ratio(lambda r, a, low, high: torch.minimum(r * a, torch.minimum(r, high) * a)),
     "lower_only": _of_ratio(lambda r, a, low, high: torch.minimum(r * a, torch.maximum(r, low) * a)),
@@ -129,6 +141,7 @@ SURROGATE_REMARKS: Mapping[str, str] = {
     **dict.fromkeys([f"dual_{c}" for c in _DUAL_BOUNDS], _DUAL_REMARK),
     "weights_clipped_above": "clipped importance weights, detached (CISPO): no token loses its gradient",
     "weights_clipped": "clipped importance weights, detached (CISPO): no token loses its gradient",
+    **dict.fromkeys(["soft_gate", "soft_gate_even"], "a soft gate of the ratio in place of the clip (SAPO)"),
     **dict.fromkeys(OTHER_BOUNDS, _BOUNDS_REMARK),
 }
 

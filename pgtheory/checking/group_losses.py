@@ -153,7 +153,7 @@ RIGHT_BASES = {
     "sum": "the sum over the tokens of each response (RLOO)",
     "length": "the sum over all tokens, divided by the padded length T (Dr. GRPO): T must be the same in every batch",
 }
-_WRONG_BASES = ("every", "every_mean", "every_response", "longest", "longest_of_all")
+_WRONG_BASES = ("every", "every_mean", "every_response", "every_tokens", "longest", "longest_of_all")
 RIGHT_AVERAGES = tuple(f"{base} {norm}" for base in RIGHT_BASES for norm in NORMS)
 AVERAGES = (*RIGHT_AVERAGES, *(f"{base} {norm}" for base in _WRONG_BASES for norm in NORMS[:2]))
 
@@ -172,6 +172,7 @@ def weights_of(name: str, taken: Tensor) -> Tensor:
         "every": every,
         "every_mean": every / taken.shape[-1],
         "every_response": every / lengths.clamp(min=1),
+        "every_tokens": every / used.sum(),
         "longest": used / lengths.amax(-2, keepdim=True),
         "longest_of_all": used / lengths.max(),
     }[base]

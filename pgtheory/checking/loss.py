@@ -105,7 +105,7 @@ def level_ratios(log_ratio: Tensor, taken: Tensor) -> Tensor:
     return torch.stack([log_ratio, total.expand_as(log_ratio), mean.expand_as(log_ratio)])
 
 
-AVERAGES = ("steps", "episodes", "sum", "episode_means", "padded", "all_mean", "all_sum", "all_episodes")
+AVERAGES = ("steps", "episodes", "sum", "episode_means", "padded", "all_mean", "all_sum", "all_episodes", "all_steps")
 
 
 def weights_of(name: str, taken: Tensor) -> Tensor:
@@ -119,6 +119,7 @@ def weights_of(name: str, taken: Tensor) -> Tensor:
         "padded": used / used.numel(),
         "all_mean": every / used.numel(),
         "all_sum": every,
+        "all_steps": every / used.sum(),
         "all_episodes": every / len(used),
     }[name]
 

@@ -25,12 +25,12 @@ def affixed(*affixes: str) -> str:
 
 _POLICY = affixed(
     "new", "current", "cur", "curr", "theta", "now", "updated", "policy", "selected", "action", "actor", "model",
-    "completion", "response", "student", "pi", "saved", "target", "train", "trainer", "chosen",
+    "completion", "response", "student", "next", "pi", "saved", "target", "train", "trainer", "chosen",
 )  # fmt: skip
 _OLD = affixed(
     "old", "prev", "previous", "behavior", "behaviour", "sampling", "sampled", "sampler", "rollout", "fixed", "mu",
     "generation", "gen", "collected", "stored", "orig", "original", "inference", "vllm", "sglang", "actor_old",
-    "pi_old",
+    "pi_old", "prox", "proximal",
 )  # fmt: skip
 _REFERENCE = affixed(
     "ref",

@@ -73,6 +73,7 @@ class Space:
         of_scales: the mistakes that the scales tell, other than the sign of the first.
         usual: the axes on which the nearest right hypothesis has no remark.
         fixed: the axes on which the nearest right hypothesis has the first choice.
+        last_first: whether the last axes are told apart by the cases behind the last stage, and not by those before.
     """
 
     axes: Sequence[Axis]
@@ -84,6 +85,7 @@ class Space:
     of_scales: Callable[[Sequence[str], Sequence[float]], tuple[str, ...]] = _nothing
     usual: tuple[int, ...] = ()
     fixed: tuple[int, ...] = ()
+    last_first: bool = False
 
     def explanations(self, answers: Sequence[Tensor | Exception]) -> list[Explanation]:
         """Every hypothesis that gives the slopes of all cases, the one with the fewest mistakes first."""
@@ -94,10 +96,13 @@ class Space:
         searched: set[int] = set()
         scale = torch.full((1, self.n_parts), torch.nan, dtype=_F64)
         rest = tuple(i for i in range(len(self.axes)) if i not in {i for axes, _ in self.stages for i in axes})
+        seen = 0
         for axes, n in (*self.stages, (rest, len(slopes))):
             if not n:
                 continue
-            chunks = [self._surviving(part, slopes[:n]) for part in torch.split(self._widened(index, axes), _CHUNK)]
+            order = [*range(seen, n), *range(seen)] if self.last_first and n == len(slopes) else [*range(n)]
+            wide, seen = self._widened(index, axes), n
+            chunks = [self._surviving(part, slopes, order) for part in torch.split(wide, _CHUNK)]
             index, scale = (torch.cat(parts) for parts in zip(*chunks, strict=True))
             searched |= set(axes)
         found = [self._explanation(row, c) for row, c in zip(index.tolist(), scale.tolist(), strict=True)]
@@ -154,10 +159,10 @@ class Space:
         remarks = tuple(axis.remarks[name] for axis, name in pairs if name in axis.remarks)
         return Explanation(names, scales, tuple(dict.fromkeys([*mistakes, *self.of_scales(names, scale)])), remarks)
 
-    def _surviving(self, index: Tensor, answers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """The hypotheses that agree in the first cases, and their scales."""
+    def _surviving(self, index: Tensor, answers: Sequence[Tensor], order: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The hypotheses that agree in the cases of this order, and their scales."""
         scale = torch.full((len(index), self.n_parts), torch.nan, dtype=_F64)
-        for case, answer in zip(self.cases, answers, strict=False):
+        for case, answer in ((self.cases[i], answers[i]) for i in order):
             if not len(index):
                 break
             parts = case.parts(index)

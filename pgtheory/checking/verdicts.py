@@ -109,8 +109,8 @@ def verdict(check: "Check", trial: Trial) -> Report:
     known = [m for m in known if check.applies(m, trial.form.facts)]
     for spare in (False, True):
         explained = [m for m in known if any(_explains(trial, f, wrong_in, delicate, spare) for f in m.implementations)]
-        if explained and all(m.severity == "remark" for m in explained):
-            return _report(check, trial, True, remarks=(*kind, *(f"{m.name}: {m.meaning}" for m in explained)))
+        if harmless := [m for m in explained if m.severity == "remark"]:
+            return _report(check, trial, True, remarks=(*kind, *(f"{m.name}: {m.meaning}" for m in harmless)))
         if explained:
             first, *others = (m for m in explained if m.severity == "wrong")
             same = tuple(f"in these cases it is the same as: {m.name}" for m in others)

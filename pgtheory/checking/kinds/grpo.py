@@ -269,6 +269,7 @@ def space(found: Sequence[Case], facts: frozenset[str], more: Mapping[str, Surro
         of_scales=_kl_sign if penalised else lambda names, scales: (),
         usual=(2,),
         fixed=(0, 4, 5) if penalised else (0,),
+        last_first=penalised and told,
     )
 
 

@@ -119,8 +119,8 @@ AVERAGE_SPECS = (
         "the mask is ignored: padding is trained on",
         "What stands behind the end of a response enters the loss like a token of it.",
         "There are slopes at places where the mask is False.",
-        (pull("bingreeky/MemGen", 33), issue("MakazhanAlpamys/Soup", 723)),
-        values("average", *(f"{base} {n}" for base in ("every", "every_mean", "every_response") for n in NORMS[:2])),
+        (pull("bingreeky/MemGen", 33), issue("MakazhanAlpamys/Soup", 723), pull("alibaba/ROLL", 444)),
+        values("average", *(f"every{kind} {n}" for kind in ("", "_mean", "_response", "_tokens") for n in NORMS[:2])),
     ),
     Spec(
         "divided_by_the_longest",

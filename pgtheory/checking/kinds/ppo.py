@@ -133,7 +133,7 @@ _AVERAGE_SPECS = (
         "What stands behind the end of an episode enters the loss like a step that was taken.",
         "There are slopes at places where the mask is False.",
         (pull("areal-project/AReaL", 1346), pull("instadeepai/Mava", 441)),
-        values("average", "all_mean", "all_sum", "all_episodes"),
+        values("average", "all_mean", "all_sum", "all_episodes", "all_steps"),
     ),
 )
 _SPECS = (SIGN, *SURROGATE_SPECS, *CLIP_SPECS, *LEVEL_SPECS, *ADVANTAGE_SPECS, *_AVERAGE_SPECS, ENTROPY_SPEC)

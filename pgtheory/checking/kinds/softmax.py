@@ -66,7 +66,9 @@ def check_softmax(
     """
     check = _OF_BATCHES[0] if layout and "[B" in layout else CHECK
     report = check.judge(function, call=call, layout=layout, names=names)
-    return _with_gradient(report, function, call, names) if report.ok else report
+    for closer in (_with_logarithm, _with_gradient):
+        report = closer(report, function, call, names) if report.ok else report
+    return report
 
 
 # --- the cases ---
@@ -134,7 +136,46 @@ def _seen(inputs: Mapping[str, Any], answer: Tensor) -> Tensor:
 def _applies(mistake: Mistake, facts: frozenset[str]) -> bool:
     """Whether a function that is told these facts can make a mistake of values."""
     of_mask, of_temperature = "mask" in mistake.key and not facts & _MASKS, "temperature" in mistake.key
-    return not (of_mask or (of_temperature and "temperature" not in facts) or mistake in GRADIENT_MISTAKES)
+    later = (*GRADIENT_MISTAKES, *LOGARITHM_MISTAKES)
+    return not (of_mask or (of_temperature and "temperature" not in facts) or mistake in later)
+
+
+# --- logarithms ---
+
+
+def _with_logarithm(
+    report: Report, function: Callable[..., Any] | None, call: Call | None, names: Mapping[str, str] | None
+) -> Report:
+    """The report, after a look at log-probabilities themselves where these are returned."""
+    if not report.judged.startswith("log"):
+        return report
+    found = _LOGARITHM[0].judge(call=call or _call_of(report.form, function, names))
+    remarks = (*report.remarks, *found.remarks)
+    if found.ok:
+        return replace(report, remarks=remarks)
+    return replace(found, remarks=remarks, form=report.form, binding=report.binding, judged=report.judged)
+
+
+def _call_of(form: str, function: Callable[..., Any] | None, names: Mapping[str, str] | None) -> Call:
+    """How a function was called in the form of this name."""
+    assert function is not None
+    binding = bind(function, CHECK.args, CHECK.needs, CHECK.signature, names)[0]
+    layouts = [Layout(text, CHECK.canonical.axes) for text in CHECK.layouts]
+    forms = [found for text in layouts for found in guess(function, CHECK.args, binding, Reading(), text)]
+    return next(found.call for found in forms if found.name == form)
+
+
+def _logarithms(call: Call, layout: Layout, inputs: Inputs, sizes: Mapping[str, int]) -> dict[str, Tensor]:
+    return {"": as_tensor(_first(call(inputs))).double().reshape(1, -1)}
+
+
+def _right_logarithm(preferences: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask, preferences, -math.inf).log_softmax(-1)
+
+
+def _far_apart(facts: frozenset[str]) -> list[Case]:
+    """Rows whose smallest probability is no floating-point number, though its logarithm is."""
+    return [_case([[0.0, -3.0, 1.5]]), _case([[800.0, 0.0, 799.0]]), _case([[-1200.0, 0.0, 3.0, -40.0]])]
 
 
 # --- gradients ---
@@ -147,11 +188,7 @@ def _with_gradient(
     if not report.form.startswith(("torch", "call=")):
         return report
     if call is None:
-        assert function is not None
-        binding = bind(function, CHECK.args, CHECK.needs, CHECK.signature, names)[0]
-        layouts = [Layout(text, CHECK.canonical.axes) for text in CHECK.layouts]
-        forms = [form for text in layouts for form in guess(function, CHECK.args, binding, Reading(), text)]
-        call = next(form.call for form in forms if form.name == report.form)
+        call = _call_of(report.form, function, names)
     logarithmic = report.judged.startswith("log")
     try:
         gradient = _GRADIENT[0].judge(call=functools.partial(_jacobian, call, logarithmic=logarithmic))
@@ -191,7 +228,7 @@ def _of_jacobian(implementation: Callable[..., Tensor]) -> Callable[..., Tensor]
 
     def differentiated(preferences: Tensor, mask: Tensor) -> Tensor:
         inputs = Inputs({"preferences": preferences, "mask": mask}, {})
-        return _jacobian(lambda x: implementation(x.preferences, x.mask), inputs, implementation is _logarithm_of_zero)
+        return _jacobian(lambda x: implementation(x.preferences, x.mask), inputs, logarithmic=False)
 
     return differentiated
 
@@ -311,8 +348,12 @@ def _through_the_logarithm(preferences: Tensor, mask: Tensor, temperature: float
     return (preferences / temperature).masked_fill(~mask, -math.inf).softmax(-1).log().exp()
 
 
-def _logarithm_of_zero(preferences: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
-    return (preferences / temperature).masked_fill(~mask, -math.inf).softmax(-1).log()
+def _logarithm_of_softmax(eps: float) -> Callable[..., Tensor]:
+    def implementation(preferences: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
+        h = (preferences / temperature).masked_fill(~mask, -math.inf)
+        return torch.where(mask, (h.softmax(-1) + eps).log(), -math.inf)
+
+    return implementation
 
 
 def _infinite_product(preferences: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
@@ -328,7 +369,31 @@ GRADIENT_MISTAKES = (
         "probability of 0, or of a product with infinity. NaN then spreads to every preference.",
         "The parameters are NaN after the first update in a state with a masked action.",
         (issue("tensorflow/tensorflow", 11756), issue("huggingface/trl", 7221)),
-        (_through_the_logarithm, _logarithm_of_zero, _infinite_product),
+        (_through_the_logarithm, _infinite_product),
+    ),
+)
+
+LOGARITHM_MISTAKES = (
+    Mistake(
+        "softmax.logarithm_of_zero",
+        "the logarithm is taken of a probability that is 0 in floating point",
+        "log(softmax(h)) is -inf where the probability is too small for the floating-point numbers, while the "
+        "log-softmax, h minus the logarithm of the sum, is an ordinary number.",
+        "Log-probabilities of -inf, and NaN in what is computed from them, for preferences some hundreds apart (about "
+        "100 in single precision).",
+        (issue("pytorch/pytorch", 1620), issue("torch/nn", 804)),
+        (_logarithm_of_softmax(0.0),),
+        since="2.0",
+    ),
+    Mistake(
+        "softmax.logarithm_cut_off",
+        "log-probabilities are cut off by an ε in the logarithm",
+        "log(p + ε) is never less than log ε: less probable actions all get the same log-probability, and no gradient.",
+        "The log-probability of a very improbable action is that of ε.",
+        (issue("awjuliani/DeepRL-Agents", 34),),
+        tuple(_logarithm_of_softmax(eps) for eps in (1e-8, 1e-10, 1e-9, 1e-12)),
+        severity="remark",
+        since="2.0",
     ),
 )
 
@@ -529,6 +594,7 @@ MISTAKES = (
         (issue("RL-Align/RL-Kernel", 81), pull("Adibvafa/CodonTransformer", 20)),
         (_softmax_of(scale=lambda h, tau: h / tau**2),),
     ),
+    *LOGARITHM_MISTAKES,
     *GRADIENT_MISTAKES,
 )
 
@@ -547,7 +613,7 @@ CHECK = Check(
             "mask",
             "B A",
             "available legal legal_actions legal_mask actions_mask valid_actions allowed available_actions avail "
-            "legal_moves feasible allowed_actions",
+            "legal_moves feasible allowed_actions legal_actions_mask valid_action_mask available_actions_mask",
             flag=True,
         ),
         Arg(
@@ -579,6 +645,19 @@ _OF_BATCHES = (
     replace(
         CHECK,
         mistakes=tuple(replace(m, implementations=m.implementations + _WITHOUT_AXIS.get(m.key, ())) for m in MISTAKES),
+    ),
+)
+_LOGARITHM = (
+    replace(
+        CHECK,
+        reference=_right_logarithm,
+        cases=_far_apart,
+        mistakes=LOGARITHM_MISTAKES,
+        seen=lambda inputs, answer: answer,
+        observe=_logarithms,
+        choose=None,
+        applies=lambda mistake, facts: True,
+        quantity="the log-probabilities; their exponentials are right",
     ),
 )
 _GRADIENT = (

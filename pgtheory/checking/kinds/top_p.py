@@ -45,6 +45,7 @@ _NAMES = (
 )
 EXACTLY = "it keeps other tokens where a set of tokens reaches p exactly: a matter of rounding"
 AT_ONE = "it is wrong or fails at p = 1, where all tokens are to be kept"
+RAISES_AT_ONE = "it fails at p = 1, where all tokens are to be kept"
 TINY = "it fails where p is tiny (1e-9), where the most probable token is to be kept"
 
 
@@ -129,7 +130,8 @@ def cases(facts: frozenset[str]) -> list[Case]:
     exact = [(_QUARTERS, 0.5), (_QUARTERS, 0.75), (_HALVES, 0.5), (_HALVES, 0.75)]
     exact += [(_UNIFORM, p) for p in (0.25, 0.5, 0.75)]
     found = [case(rows, p=p) for rows, p in firm] + [case(rows, EXACTLY, p=p) for rows, p in exact]
-    found += [case(_P5, AT_ONE, p=1.0), case(_QUARTERS, AT_ONE, p=1.0), case(_P5, TINY, p=1e-9)]
+    # At p = 1 sums that are exact leave no doubt; others are a matter of rounding.
+    found += [case(_P5, AT_ONE, p=1.0), case(_QUARTERS, RAISES_AT_ONE, p=1.0, or_fails=True), case(_P5, TINY, p=1e-9)]
     found.append(case([[-math.inf, *row] for row in _P5], MINUS_INF, p=0.75))
     found.append(case([[x - 1000.0 for x in row] for row in _P5], VERY_LOW, p=0.75))
     if "temperature" in facts:
@@ -168,6 +170,12 @@ def _guard_on_the_first_row(logits: Tensor, value: Any, temperature: float = 1.0
     removed[0] = False
     removed = torch.zeros_like(removed).scatter(1, order, removed)
     return (logits / temperature).masked_fill(removed, -math.inf).softmax(-1)
+
+
+def _first_that_exceeds(q: Tensor, p: float) -> Tensor:
+    """The tokens up to the first whose cumulative mass is more than p; the first alone where there is none."""
+    crossed = q.cumsum(-1) > p + SLACK
+    return ranks(q) <= crossed.to(torch.uint8).argmax(-1, keepdim=True)
 
 
 def _share(q: Tensor, part: float, rounded: Callable[[float], int]) -> Tensor:
@@ -322,6 +330,16 @@ MISTAKES = (
         "The decoding is greedy for every p.",
         (pull("facebookresearch/fairseq", 882), pull("BlinkDL/ChatRWKV", 170)),
         variants(lambda q, p: ranks(q) == 0),
+    ),
+    Mistake(
+        "top_p.greedy_at_one",
+        "at p = 1 only the most probable token is kept",
+        "The crossing token is the first whose cumulative mass is more than p. At p = 1 there is none, and the index "
+        "of the first is taken for it: the setting that should change nothing makes the decoding greedy.",
+        "At p = 1 every sample is the most probable token.",
+        (pull("BlinkDL/ChatRWKV", 170),),
+        (by_rank(_first_that_exceeds), by_rank(_first_that_exceeds, ties=True)),
+        since="2.0",
     ),
     Mistake(
         "top_p.temperature_after_truncation",
