@@ -383,7 +383,6 @@ LOGARITHM_MISTAKES = (
         "100 in single precision).",
         (issue("pytorch/pytorch", 1620), issue("torch/nn", 804)),
         (_logarithm_of_softmax(0.0),),
-        since="2.0",
     ),
     Mistake(
         "softmax.logarithm_cut_off",
@@ -393,7 +392,6 @@ LOGARITHM_MISTAKES = (
         (issue("awjuliani/DeepRL-Agents", 34),),
         tuple(_logarithm_of_softmax(eps) for eps in (1e-8, 1e-10, 1e-9, 1e-12)),
         severity="remark",
-        since="2.0",
     ),
 )
 

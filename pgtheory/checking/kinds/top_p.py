@@ -339,7 +339,6 @@ MISTAKES = (
         "At p = 1 every sample is the most probable token.",
         (pull("BlinkDL/ChatRWKV", 170),),
         (by_rank(_first_that_exceeds), by_rank(_first_that_exceeds, ties=True)),
-        since="2.0",
     ),
     Mistake(
         "top_p.temperature_after_truncation",
