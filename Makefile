@@ -88,7 +88,7 @@ lm: .venv/lm-installed ## Fetch a small language model once, test on it, execute
 	@$(BIN)/python .ci/smollm.py
 	env -u OMP_NUM_THREADS $(BIN)/python -m pytest tests/lm tests/test_smollm.py --durations 5
 	env -u OMP_NUM_THREADS PGTHEORY_SMOLLM=$(if $(RECORD),record,run) \
-		$(BIN)/python -m pytest --nbmake --nbmake-timeout=1200 book/real_language_model.ipynb
+		$(BIN)/python -m pytest --timeout 1800 --nbmake --nbmake-timeout=1200 book/real_language_model.ipynb
 
 bench: .venv-peers/installed ## Speed against other libraries, with the floors that are promised
 	env -u OMP_NUM_THREADS $(PEERS)/python -m benchmarks --strict
