@@ -86,7 +86,7 @@ verdicts: .venv-peers/installed ## Write the page of verdicts on public function
 # One process with all cores, because one model fills them; its threads sleep while they wait.
 lm: .venv/lm-installed ## Fetch a small language model once, test on it, execute its page (RECORD=1 keeps what it found)
 	@$(BIN)/python .ci/smollm.py
-	env -u OMP_NUM_THREADS $(BIN)/python -m pytest tests/lm tests/test_smollm.py --durations 5
+	env -u OMP_NUM_THREADS $(BIN)/python -m pytest tests/lm tests/test_smollm.py tests/test_post_training.py --durations 5
 	env -u OMP_NUM_THREADS PGTHEORY_SMOLLM=$(if $(RECORD),record,run) \
 		$(BIN)/python -m pytest --timeout 1800 --nbmake --nbmake-timeout=1200 book/real_language_model.ipynb
 
