@@ -561,7 +561,7 @@ def token_sequences(
         ValueError: if a count is less than 1, if `eos` is no token, or if there are more than 2^22 states.
 
     Source:
-        The tree is that of every autoregressive model; see chapter 9.
+        The tree is that of every autoregressive model; see chapter 10.
 
     Example:
         >>> token_sequences(2, 2)
