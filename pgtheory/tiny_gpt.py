@@ -5,7 +5,7 @@ r"""Chapter 10: a language model of about 100,000 parameters, two tasks for it, 
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -45,7 +45,7 @@ class TinyGPTOutput(NamedTuple):
     """
 
     logits: Float[Tensor, "N L V"]
-    past_key_values: "_Cache | None"
+    past_key_values: Any
 
 
 class TinyGPT(nn.Module):
@@ -116,7 +116,7 @@ class TinyGPT(nn.Module):
         input_ids: Int[Tensor, "N L"],
         attention_mask: Tensor | None = None,
         position_ids: Int[Tensor, "N L"] | None = None,
-        past_key_values: "_Cache | None" = None,
+        past_key_values: Any = None,
         use_cache: bool = False,
         logits_to_keep: int = 0,
     ) -> TinyGPTOutput:

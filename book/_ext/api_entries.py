@@ -1,6 +1,7 @@
 """The entries of the API: what they leave out, how a long signature is set, and the tables of bad input."""
 
 import re
+from importlib.util import find_spec
 from itertools import groupby
 from typing import Any
 
@@ -20,8 +21,12 @@ def name_public_paths(
 ) -> tuple[str | None, str | None]:
     """Say where a name is imported from, not in which private module it stands; a made default is an ellipsis."""
 
+    def path(found: re.Match[str]) -> str:
+        twin = find_spec(f"pgtheory.{found[2]}") is not None  # `_x` holds a part of `x`
+        return f"{found[1]}.{found[2]}." if twin and found[1] == "pgtheory" else f"{found[1]}."
+
     def public(text: str | None) -> str | None:
-        return text and re.sub(r"(?<=\w)\._\w+\.", ".", text).replace("<factory>", "...")
+        return text and re.sub(r"(\w+)\._(\w+)\.", path, text).replace("<factory>", "...")
 
     return public(signature), public(result)
 

@@ -22,9 +22,9 @@ def check_lambda_returns(
     r"""Check a function that computes λ-returns, which are the advantages of :eq:`eq-gae` plus the values.
 
     That is :math:`G_t = R_{t+1} + \gamma ((1 - \lambda) V(S_{t+1}) + \lambda G_{t+1})`, where nothing is added to the
-    reward of a step that terminates, and the last G of a row is the value behind it. The function may be `fn(rewards,
-    next_values, gamma, lam)`, with `terminated`, `dones`, `continues` or a discount for each step; in place of the next
-    values it may take `values` and a `bootstrap`, or one value more than rewards.
+    reward of a step that terminates, and the last G of a row is the value behind it. The function may be
+    `fn(rewards, next_values, gamma, lam)`, with `terminated`, `dones`, `continues` or a discount for each step; in
+    place of the next values it may take `values` and a `bootstrap`, or one value more than rewards.
 
     Args:
         function: the implementation.
