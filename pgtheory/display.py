@@ -52,7 +52,7 @@ def _fixed(values: Sequence[float], digits: int) -> list[str]:
     """Numbers of one column with as many decimals as one of them needs, and at most `digits`."""
     texts = [f"{x:.{digits}f}" for x in values]
     used = max((len(re.sub(r"\.?0*$", "", t).partition(".")[2]) for t in texts if "." in t), default=0)
-    return [f"{x:,.{used}f}".replace(",", " " if abs(x) >= 10_000 else "") for x in values]
+    return [f"{x:,.{used}f}".replace(",", "\N{NO-BREAK SPACE}" if abs(x) >= 10_000 else "") for x in values]
 
 
 def _texts(values: Sequence[Any], digits: int) -> list[str]:
