@@ -112,7 +112,7 @@ def verdict(check: "Check", trial: Trial) -> Report:
         if harmless := [m for m in explained if m.severity == "remark"]:
             return _report(check, trial, True, remarks=(*kind, *(f"{m.name}: {m.meaning}" for m in harmless)))
         if explained:
-            first, *others = (m for m in explained if m.severity == "wrong")
+            first, *others = explained
             same = tuple(f"in these cases it is the same as: {m.name}" for m in others)
             return _report(check, trial, False, (first,), same, wrong_in, nearest)
     if excused:

@@ -8,6 +8,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.typing import LineStyleType
 from torch import Tensor
 
 from pgtheory.plotting._theme import STYLES, color, drawn, label_ends, new_figure, note, ramp, spread
@@ -596,12 +597,18 @@ def plot_bands(x: Tensor, bands: Mapping[str, Tensor], *, xlabel: str) -> Figure
 
 
 def _bands(axes: Axes, x: Tensor, bands: Mapping[str, Tensor]) -> dict[str, Line2D]:
-    lines = {}
-    for (name, runs), ink, style in zip(bands.items(), ramp(len(bands)), STYLES, strict=False):
-        low, median, high = runs.quantile(torch.tensor([0.1, 0.5, 0.9], dtype=runs.dtype), dim=0)
-        axes.fill_between(x, low, high, color=ink, alpha=0.15, linewidth=0)
-        (lines[name],) = axes.plot(x, median, color=ink, linestyle=style, label=name)
-    return lines
+    inks = zip(bands.items(), ramp(len(bands)), STYLES, strict=False)
+    return {name: _band(axes, x, runs, ink, style, alpha=0.15, label=name) for (name, runs), ink, style in inks}
+
+
+def _band(
+    axes: Axes, x: Tensor, runs: Tensor, ink: str, style: LineStyleType = "-", *, alpha: float, label: str | None = None
+) -> Line2D:
+    """The median of runs [runs, points] as a line, and the middle 80 per cent around it."""
+    low, median, high = runs.quantile(torch.tensor([0.1, 0.5, 0.9], dtype=runs.dtype), dim=0)
+    axes.fill_between(x, low, high, color=ink, alpha=alpha, linewidth=0)
+    (line,) = axes.plot(x, median, color=ink, linestyle=style, label=label)
+    return line
 
 
 @drawn
@@ -712,11 +719,7 @@ def plot_learning_bands(curves: Mapping[str, Tensor], *, ylabel: str) -> Figure:
     """The runs `[runs, updates]` of each method in a panel: the median, and the middle 80 per cent."""
     figure, panels = new_figure(2.6, 1, len(curves), sharey=True)
     for axes, (name, runs) in zip(panels, curves.items(), strict=True):
-        levels = torch.tensor([0.1, 0.5, 0.9], dtype=runs.dtype)
-        low, median, high = runs.quantile(levels, dim=0)
-        updates = range(1, runs.shape[1] + 1)
-        axes.fill_between(updates, low, high, color=color("sampled"), alpha=0.25, linewidth=0)
-        axes.plot(updates, median, color=color("sampled"))
+        _band(axes, torch.arange(1, runs.shape[1] + 1), runs, color("sampled"), alpha=0.25)
         axes.set(title=name, xlabel="update", ylim=(0, 1.05))
     panels[0].set(ylabel=ylabel)
     return figure

@@ -5,9 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from pgtheory.plotting._theme import color, drawn, label_ends, new_figure, note, ramp
-
-STYLES = ("-", "--", "-.", ":")
+from pgtheory.plotting._theme import STYLES, color, drawn, label_ends, new_figure, note, ramp
 
 
 def _smoothed(values: Sequence[float], width: int) -> list[float]:

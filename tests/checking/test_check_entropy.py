@@ -7,26 +7,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from public_style import Implementations, assert_as_expected
 from torch import Tensor
 from torch.distributions import Categorical
 
-from pgtheory.checking import UnknownForm, check_entropy
+from pgtheory.checking import Report, UnknownForm, check_entropy
 
-RIGHT: dict[str, Callable[..., Any]] = {}
-WRONG: dict[str, tuple[Callable[..., Any], str]] = {}
-
-
-def right(function: Callable[..., Any]) -> Callable[..., Any]:
-    RIGHT[function.__name__] = function
-    return function
-
-
-def wrong(key: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    def kept(function: Callable[..., Any]) -> Callable[..., Any]:
-        WRONG[function.__name__] = (function, key)
-        return function
-
-    return kept
+TRIED = Implementations(check_entropy)
+right, wrong = TRIED.right, TRIED.wrong
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -36,13 +24,13 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 # --- right ---
 
 
-@right
+@right()
 def entropy_from_logits(logits: Tensor) -> Tensor:
     pd = F.softmax(logits, dim=-1)
     return torch.logsumexp(logits, dim=-1) - torch.sum(pd * logits, dim=-1)
 
 
-@right
+@right()
 def entropy_in_chunks(logits: Tensor, chunk_size: int = 2) -> Tensor:
     flat = logits.reshape(-1, logits.shape[-1])
     found = []
@@ -52,81 +40,81 @@ def entropy_in_chunks(logits: Tensor, chunk_size: int = 2) -> Tensor:
     return torch.cat(found).reshape(logits.shape[:-1])
 
 
-@right
+@right()
 def entropy_by_categorical(logits: Tensor) -> Tensor:
     return Categorical(logits=logits).entropy()
 
 
-@right
+@right()
 def mean_entropy(logits: Tensor) -> Tensor:
     return Categorical(logits=logits).entropy().mean()
 
 
-@right
+@right()
 def token_mean(logits: Tensor, response_mask: Tensor, temperature: float = 1.0) -> Tensor:
     return masked_mean(entropy_from_logits(logits / temperature), response_mask)
 
 
-@right
+@right()
 def sequence_mean_token_mean(logits: Tensor, completion_mask: Tensor) -> Tensor:
     entropy = entropy_from_logits(logits)
     return ((entropy * completion_mask).sum(-1) / completion_mask.sum(-1)).mean()
 
 
-@right
+@right()
 def sequence_sum(logits: Tensor, mask: Tensor) -> Tensor:
     return (entropy_from_logits(logits) * mask).sum(dim=1)
 
 
-@right
+@right()
 def entropy_of_probabilities(probs: Tensor) -> Tensor:
     return -(probs * torch.log(probs + 1e-10)).sum(dim=-1)
 
 
-@right
+@right()
 def entropy_in_numpy(logits: np.ndarray) -> np.ndarray:
     z = np.asarray(logits) - np.max(logits, axis=-1, keepdims=True)
     p = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
     return -np.sum(p * np.log(p + 1e-12), axis=-1)
 
 
-@right
+@right()
 def entropy_of_one_row(logits: Tensor) -> Tensor:
     assert logits.ndim == 1
     logp = logits.log_softmax(0)
     return -(logp.exp() * logp).sum()
 
 
-@right
+@right()
 def entropy_loss(logits: Tensor, mask: Tensor) -> Tensor:
     """As in RLax: minus the entropy."""
     log_probs = logits.log_softmax(-1)
     return (log_probs.exp() * log_probs).sum(-1).mul(mask).sum() / mask.sum()
 
 
-@right
+@right()
 def entropy_bonus(logits: Tensor, entropy_coef: float = 0.01) -> Tensor:
     return entropy_coef * Categorical(logits=logits).entropy().mean()
 
 
-@right
+@right()
 def minus_the_bonus(logits: Tensor, ent_coef: float) -> Tensor:
     return -ent_coef * torch.mean(Categorical(logits=logits).entropy())
 
 
-@right
+@right()
 def total_loss(policy_loss: Tensor, logits: Tensor, mask: Tensor, entropy_coeff: float) -> Tensor:
     entropy = masked_mean(entropy_from_logits(logits), mask)
     return policy_loss - entropy * entropy_coeff
 
 
-@right
+@right()
 def loss_with_entropy_term(pg_loss: Tensor, logits: Tensor, ent_coef: float) -> Tensor:
     negative = -torch.mean(Categorical(logits=logits).entropy())
     return pg_loss + ent_coef * negative
 
 
-@right
+@right()
 def softmax_of_log_softmax(logits: Tensor) -> Tensor:
     """As in a report that holds it to be wrong: a softmax of log-probabilities is that of the logits."""
     log_probs = F.log_softmax(logits, dim=-1)
@@ -201,7 +189,7 @@ def unmasked_mean(logits: Tensor, mask: Tensor) -> Tensor:
     return entropy_from_logits(logits).mean()
 
 
-@wrong("padding_counted")
+@wrong("padding_counted", names={"padding_mask": "mask"})
 def unmasked_sequence_sums(logits: Tensor, padding_mask: Tensor) -> Tensor:
     return entropy_from_logits(logits).sum(1).mean()
 
@@ -231,18 +219,9 @@ def gini(logits: Tensor) -> Tensor:
     return 1 - logits.softmax(-1).square().sum(-1)
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_right_implementations_are_right(name: str) -> None:
-    report = check_entropy(RIGHT[name])
-    assert report.ok, report
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_wrong_implementations_are_wrong_and_named(name: str) -> None:
-    function, key = WRONG[name]
-    report = check_entropy(function, names={"padding_mask": "mask"} if "unmasked_s" in name else None)
-    assert report.verdict == "wrong", report
-    assert [m.key.partition(".")[2] for m in report.mistakes] == ([key] if key else []), report
+@pytest.mark.parametrize(("judge", "verdict", "said"), [*TRIED])
+def test_the_verdict_is_as_expected(judge: Callable[[], Report | None], verdict: str, said: str) -> None:
+    assert_as_expected(judge, verdict, said)
 
 
 def test_the_report_says_which_average_it_is_and_with_which_sign() -> None:

@@ -6,107 +6,92 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from public_style import Implementations, assert_as_expected
 from torch import Tensor
 
-from pgtheory.checking import UnknownForm, check_importance_weights
+from pgtheory.checking import Report, UnknownForm, check_importance_weights
 
-RIGHT: dict[str, tuple[Callable[..., Any], str]] = {}
-WRONG: dict[str, tuple[Callable[..., Any], str]] = {}
-
-
-def right(said: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    def kept(function: Callable[..., Any]) -> Callable[..., Any]:
-        RIGHT[function.__name__] = (function, said)
-        return function
-
-    return kept
-
-
-def wrong(key: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    def kept(function: Callable[..., Any]) -> Callable[..., Any]:
-        WRONG[function.__name__] = (function, key)
-        return function
-
-    return kept
+TRIED = Implementations(check_importance_weights)
+right, wrong = TRIED.right, TRIED.wrong
 
 
 # --- right ---
 
 
-@right("the ratio of each token, truncated")
+@right(remark="the ratio of each token, truncated")
 def token_truncated(log_probs: Tensor, sampler_log_probs: Tensor, cap: float) -> Tensor:
     return (log_probs - sampler_log_probs).exp().clamp(max=cap).detach()
 
 
-@right("the ratio of each token, masked")
+@right(remark="the ratio of each token, masked")
 def token_masked(logprobs: Tensor, rollout_logprobs: Tensor, threshold: float) -> Tensor:
     ratio = torch.exp(logprobs.detach() - rollout_logprobs)
     return ratio * (ratio <= threshold)
 
 
-@right("the ratio of each token, truncated")
+@right(remark="the ratio of each token, truncated")
 def importance_sampling_ratio(old_per_token_logps: Tensor, sampling_per_token_logps: Tensor, cap: float) -> Tensor:
     ratio = torch.exp(old_per_token_logps - sampling_per_token_logps)
     return torch.clamp(ratio, max=cap)
 
 
-@right("the ratio of the sequence, a product, truncated")
+@right(remark="the ratio of the sequence, a product, truncated")
 def sequence_truncate(old_logps: Tensor, sampling_logps: Tensor, completion_mask: Tensor, cap: float) -> Tensor:
     difference = (old_logps - sampling_logps) * completion_mask
     return torch.exp(difference.sum(dim=-1, keepdim=True)).clamp(max=cap)
 
 
-@right("the ratio of the sequence, a product, masked")
+@right(remark="the ratio of the sequence, a product, masked")
 def sequence_mask(old_logps: Tensor, sampling_logps: Tensor, mask: Tensor, cap: float) -> Tensor:
     ratio = torch.exp(((old_logps - sampling_logps) * mask).sum(-1, keepdim=True))
     return ratio.masked_fill(ratio > cap, 0.0)
 
 
-@right("the ratio of the sequence, a product, truncated")
+@right(remark="the ratio of the sequence, a product, truncated")
 def rollout_correction_weights(log_ratio: Tensor, response_mask: Tensor, rollout_is_threshold: float) -> Tensor:
     total = (log_ratio * response_mask).sum(-1, keepdim=True).clamp(-20.0, 20.0)
     weights = torch.exp(total).expand_as(log_ratio) * response_mask
     return weights.clamp(max=rollout_is_threshold).detach()
 
 
-@right("the geometric mean over the sequence, truncated")
+@right(remark="the geometric mean over the sequence, truncated")
 def geometric(log_probs: Tensor, old_log_probs: Tensor, mask: Tensor, cap: float) -> Tensor:
     with torch.no_grad():
         mean = ((log_probs - old_log_probs) * mask).sum(-1) / mask.sum(-1).clamp(min=1)
         return torch.minimum(mean.exp(), torch.full_like(mean, cap)).unsqueeze(-1)
 
 
-@right("the ratio of each token, truncated")
+@right(remark="the ratio of each token, truncated")
 def both_bounds(old_log_probs: Tensor, rollout_log_probs: Tensor, tis_clip_low: float, tis_clip: float) -> Any:
     tis = torch.exp(old_log_probs - rollout_log_probs)
     weights = torch.clamp(tis, min=tis_clip_low, max=tis_clip)
     return weights, {"tis_clipfrac": (weights != tis).float().mean()}
 
 
-@right("the ratio of each token, masked")
+@right(remark="the ratio of each token, masked")
 def icepop(old_log_probs: Tensor, rollout_log_probs: Tensor, clip_low: float, clip_high: float) -> Tensor:
     ratio = torch.exp(old_log_probs - rollout_log_probs)
     return torch.where((ratio >= clip_low) & (ratio <= clip_high), ratio, torch.zeros_like(ratio))
 
 
-@right("of sequences kept by their geometric mean")
+@right(remark="of sequences kept by their geometric mean")
 def sequences_kept(prev_logprobs: Tensor, generation_logprobs: Tensor, mask: Tensor, low: float, high: float) -> Tensor:
     difference = prev_logprobs - generation_logprobs
     mean = ((difference * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True)).exp()
     return difference.exp() * ((mean >= low) & (mean <= high)) * mask
 
 
-@right("the ratio of each token, truncated")
+@right(remark="the ratio of each token, truncated")
 def in_numpy(log_probs: np.ndarray, behavior_log_probs: np.ndarray, rho_bar: float) -> np.ndarray:
     return np.minimum(np.exp(np.asarray(log_probs) - np.asarray(behavior_log_probs)), rho_bar)
 
 
-@right("not bounded")
+@right(remark="not bounded")
 def not_bounded(log_probs: Tensor, sampler_log_probs: Tensor) -> Tensor:
     return torch.exp(log_probs.detach() - sampler_log_probs)
 
 
-@right("the ratio of each token, truncated")
+@right(remark="the ratio of each token, truncated")
 def with_a_default_cap(
     policy_logprobs: Tensor, inference_logprobs: Tensor, clip_max: float = 10.0
 ) -> dict[str, Tensor]:
@@ -201,20 +186,9 @@ def square_root(log_probs: Tensor, sampler_log_probs: Tensor, cap: float) -> Ten
     return (0.5 * (log_probs - sampler_log_probs)).exp().clamp(max=cap).detach()
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_right_implementations_are_right_and_the_report_says_which_they_are(name: str) -> None:
-    function, said = RIGHT[name]
-    report = check_importance_weights(function)
-    assert report.ok, report
-    assert any(said in remark for remark in report.remarks), report
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_wrong_implementations_are_wrong_and_named(name: str) -> None:
-    function, key = WRONG[name]
-    report = check_importance_weights(function)
-    assert report.verdict == "wrong", report
-    assert [m.key.partition(".")[2] for m in report.mistakes] == ([key] if key else []), report
+@pytest.mark.parametrize(("judge", "verdict", "said"), [*TRIED])
+def test_the_verdict_is_as_expected(judge: Callable[[], Report | None], verdict: str, said: str) -> None:
+    assert_as_expected(judge, verdict, said)
 
 
 def test_a_bound_that_was_never_stated_is_asked_for_by_its_number() -> None:

@@ -6,28 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from public_style import Implementations, assert_as_expected
 from torch import Tensor
 
-from pgtheory.checking import UnknownForm, check_kl_in_reward
+from pgtheory.checking import Report, UnknownForm, check_kl_in_reward
 
-RIGHT: dict[str, tuple[Callable[..., Any], str]] = {}
-WRONG: dict[str, tuple[Callable[..., Any], str]] = {}
-
-
-def right(said: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    def kept(function: Callable[..., Any]) -> Callable[..., Any]:
-        RIGHT[function.__name__] = (function, said)
-        return function
-
-    return kept
-
-
-def wrong(key: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    def kept(function: Callable[..., Any]) -> Callable[..., Any]:
-        WRONG[function.__name__] = (function, key)
-        return function
-
-    return kept
+TRIED = Implementations(check_kl_in_reward)
+right, wrong = TRIED.right, TRIED.wrong
 
 
 def at_last(mask: Tensor) -> Tensor:
@@ -38,7 +23,7 @@ def at_last(mask: Tensor) -> Tensor:
 # --- right ---
 
 
-@right("k1")
+@right(remark="k1")
 def trl_compute_rewards(scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, masks: Tensor, kl_coef: float) -> Any:
     rewards, non_score_rewards = [], []
     for score, logprob, ref_logprob, mask in zip(scores, logprobs, ref_logprobs, masks, strict=True):
@@ -50,7 +35,7 @@ def trl_compute_rewards(scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, 
     return torch.stack(rewards), torch.stack(non_score_rewards)
 
 
-@right("k1")
+@right(remark="k1")
 def openrlhf_compute_reward(
     r: Tensor, kl_coef: float, log_probs: Tensor, ref_logps: Tensor, action_mask: Tensor
 ) -> Tensor:
@@ -60,7 +45,7 @@ def openrlhf_compute_reward(
     return last + kl_reward
 
 
-@right("k1")
+@right(remark="k1")
 def verl_apply_kl(
     token_level_scores: Tensor, old_log_probs: Tensor, ref_log_prob: Tensor, response_mask: Tensor, beta: float
 ) -> Any:
@@ -68,7 +53,7 @@ def verl_apply_kl(
     return token_level_scores - beta * kld
 
 
-@right("k3")
+@right(remark="k3")
 def low_variance(scores: Tensor, log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor, beta: float) -> Tensor:
     x = (ref_log_probs - log_probs).clamp(-20, 20)
     rewards = -beta * (x.exp() - x - 1).clamp(-10, 10) * mask
@@ -76,14 +61,14 @@ def low_variance(scores: Tensor, log_probs: Tensor, ref_log_probs: Tensor, mask:
     return rewards
 
 
-@right("k2")
+@right(remark="k2")
 def half_square(scores: Tensor, logps: Tensor, ref_logps: Tensor, completion_mask: Tensor, kl_beta: float) -> Tensor:
     rewards = torch.where(completion_mask.bool(), -kl_beta * 0.5 * (logps - ref_logps) ** 2, 0.0)
     last = torch.nn.functional.one_hot(at_last(completion_mask), rewards.shape[1])
     return rewards + scores[:, None] * last
 
 
-@right("k1")
+@right(remark="k1")
 def with_lengths(scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, lengths: Tensor, beta: float) -> Tensor:
     rewards = -beta * (logprobs - ref_logprobs)
     inside = torch.arange(rewards.shape[1]) < lengths[:, None]
@@ -92,33 +77,33 @@ def with_lengths(scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, lengths
     return rewards
 
 
-@right("in one number")
+@right(remark="in one number")
 def rloo(scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
     kl = ((logprobs - ref_logprobs) * mask).sum(1)
     return scores - kl_coef * kl
 
 
-@right("k1")
+@right(remark="k1")
 def without_a_mask(scores: Tensor, log_probs: Tensor, ref_log_probs: Tensor, beta: float) -> Tensor:
     rewards = -beta * (log_probs - ref_log_probs)
     rewards[:, -1] += scores
     return rewards
 
 
-@right("k1")
+@right(remark="k1")
 def in_numpy(scores: np.ndarray, log_probs: np.ndarray, ref_log_probs: np.ndarray, beta: float) -> np.ndarray:
     rewards = -beta * (np.asarray(log_probs) - np.asarray(ref_log_probs))
     rewards[:, -1] = rewards[:, -1] + np.asarray(scores)
     return rewards
 
 
-@right("k1")
+@right(remark="k1")
 def one_response(score: Any, logprob: Tensor, ref_logprob: Tensor, beta: float) -> Tensor:
     (steps,) = logprob.shape
     return -beta * (logprob - ref_logprob) + score * (torch.arange(steps) == steps - 1)
 
 
-@right("no estimate of the divergence")
+@right(remark="no estimate of the divergence")
 def alpaca_farm(
     rewards: Tensor, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, kl_coef: float
 ) -> dict[str, Tensor]:
@@ -241,20 +226,9 @@ def of_probabilities_squared(scores: Tensor, log_probs: Tensor, ref_log_probs: T
     return rewards
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_right_implementations_are_right_and_the_report_says_which_they_are(name: str) -> None:
-    function, said = RIGHT[name]
-    report = check_kl_in_reward(function)
-    assert report.ok, report
-    assert any(said in remark for remark in report.remarks), report
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_wrong_implementations_are_wrong_and_named(name: str) -> None:
-    function, key = WRONG[name]
-    report = check_kl_in_reward(function)
-    assert report.verdict == "wrong", report
-    assert [m.key.partition(".")[2] for m in report.mistakes] == ([key] if key else []), report
+@pytest.mark.parametrize(("judge", "verdict", "said"), [*TRIED])
+def test_the_verdict_is_as_expected(judge: Callable[[], Report | None], verdict: str, said: str) -> None:
+    assert_as_expected(judge, verdict, said)
 
 
 def test_penalties_on_padding_and_gradients_are_remarks() -> None:

@@ -7,38 +7,25 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from public_style import Implementations, assert_as_expected
 from torch import Tensor
 
-from pgtheory.checking import UnknownForm, check_log_probs
+from pgtheory.checking import Report, UnknownForm, check_log_probs
 
-RIGHT: dict[str, Callable[..., Any]] = {}
-WRONG: dict[str, tuple[Callable[..., Any], str]] = {}
-UNDECIDED: dict[str, Callable[..., Any]] = {}
-
-
-def right(function: Callable[..., Any]) -> Callable[..., Any]:
-    RIGHT[function.__name__] = function
-    return function
-
-
-def wrong(key: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    def kept(function: Callable[..., Any]) -> Callable[..., Any]:
-        WRONG[function.__name__] = (function, key)
-        return function
-
-    return kept
+TRIED = Implementations(check_log_probs)
+right, wrong = TRIED.right, TRIED.wrong
 
 
 # --- right ---
 
 
-@right
+@right()
 def selective_log_softmax(logits: Tensor, index: Tensor) -> Tensor:
     selected = torch.gather(logits, dim=-1, index=index.unsqueeze(-1)).squeeze(-1)
     return selected - torch.stack([torch.logsumexp(row, dim=-1) for row in logits])
 
 
-@right
+@right()
 def selective_log_softmax_of_rows(logits: Tensor, index: Tensor) -> Tensor:
     found = []
     for row_logits, row_labels in zip(logits, index, strict=True):
@@ -47,25 +34,25 @@ def selective_log_softmax_of_rows(logits: Tensor, index: Tensor) -> Tensor:
     return torch.stack(found)
 
 
-@right
+@right()
 def logprobs_from_logits(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
     if temperature != 1.0:
         logits = logits / temperature
     return torch.gather(F.log_softmax(logits, dim=-1), -1, labels.unsqueeze(-1)).squeeze(-1)
 
 
-@right
+@right()
 def log_probs_by_cross_entropy(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
     flat = (logits / temperature).reshape(-1, logits.shape[-1]).float()
     return -F.cross_entropy(flat, tokens.reshape(-1), reduction="none").view(tokens.shape)
 
 
-@right
+@right()
 def log_probs_by_categorical(logits: Tensor, actions: Tensor) -> Tensor:
     return torch.distributions.Categorical(logits=logits).log_prob(actions)
 
 
-@right
+@right()
 def per_token_logps_of_a_model(logits: Tensor, input_ids: Tensor, temperature: float) -> Tensor:
     logits, input_ids = logits[:, :-1, :], input_ids[:, 1:]
     logits = logits / temperature
@@ -76,7 +63,7 @@ def per_token_logps_of_a_model(logits: Tensor, input_ids: Tensor, temperature: f
     return torch.stack(found)
 
 
-@right
+@right()
 def get_batch_logps(logits: Tensor, labels: Tensor, loss_mask: Tensor, average_log_prob: bool = False) -> Tensor:
     labels, logits, loss_mask = labels[:, 1:].clone(), logits[:, :-1, :], loss_mask[:, 1:].bool()
     labels[~loss_mask] = 0
@@ -86,19 +73,19 @@ def get_batch_logps(logits: Tensor, labels: Tensor, loss_mask: Tensor, average_l
     return (per_token * loss_mask).sum(-1)
 
 
-@right
+@right()
 def sequence_log_prob(logits: Tensor, tokens: Tensor, response_mask: Tensor, temperature: float) -> Tensor:
     log_probs = (logits / temperature).log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     return (log_probs * response_mask).sum(dim=1)
 
 
-@right
+@right()
 def mean_log_prob(logits: Tensor, completion_ids: Tensor, completion_mask: Tensor) -> Tensor:
     log_probs = logits.log_softmax(-1).gather(-1, completion_ids[..., None])[..., 0]
     return (log_probs * completion_mask).sum(1) / completion_mask.sum(1).clamp(min=1)
 
 
-@right
+@right()
 def log_probs_in_numpy(logits: np.ndarray, tokens: np.ndarray, temperature: float) -> np.ndarray:
     z = np.asarray(logits) / temperature
     z = z - z.max(axis=-1, keepdims=True)
@@ -106,13 +93,13 @@ def log_probs_in_numpy(logits: np.ndarray, tokens: np.ndarray, temperature: floa
     return np.take_along_axis(z, np.asarray(tokens)[..., None], axis=-1)[..., 0]
 
 
-@right
+@right()
 def log_probs_of_one_sequence(logits: Tensor, tokens: Tensor) -> Tensor:
     steps, _ = logits.shape
     return logits.log_softmax(-1)[torch.arange(steps), tokens]
 
 
-@right
+@right()
 def log_probs_with_top_k_replay(logits: Tensor, tokens: Tensor, temperature: float, top_k: int) -> Tensor:
     logits = logits / temperature
     threshold = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[..., -1:]
@@ -120,14 +107,14 @@ def log_probs_with_top_k_replay(logits: Tensor, tokens: Tensor, temperature: flo
     return logits.log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
-@right
+@right()
 def log_probs_with_sampling_mask(logits: Tensor, tokens: Tensor, sampling_mask: Tensor, temperature: float) -> Tensor:
     scaled = (logits / temperature).masked_fill(~sampling_mask.bool(), -torch.inf)
     chosen = scaled.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     return chosen - scaled.logsumexp(-1)
 
 
-@right
+@right()
 def log_probs_with_top_p_replay(logits: Tensor, tokens: Tensor, temperature: float, top_p: float) -> Tensor:
     scaled = logits / temperature
     ordered, order = scaled.sort(-1, descending=True)
@@ -137,28 +124,28 @@ def log_probs_with_top_p_replay(logits: Tensor, tokens: Tensor, temperature: flo
     return scaled.log_softmax(-1).gather(-1, tokens[..., None]).squeeze(-1)
 
 
-@right
+@right()
 def of_several_responses(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
     prompts, responses, steps, _ = logits.shape
     chosen = (logits / temperature).log_softmax(-1).gather(-1, tokens.unsqueeze(-1))
     return chosen.view(prompts, responses, steps)
 
 
-@right
+@right()
 def masked_after_the_first_eos(logits: Tensor, tokens: Tensor, temperature: float, eos_token_id: int) -> Tensor:
     log_probs = (logits / temperature).log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     is_eos = (tokens == eos_token_id).int()
     return log_probs * ((is_eos.cumsum(-1) - is_eos) == 0)
 
 
-@right
+@right()
 def in_a_dictionary(logits: Tensor, tokens: Tensor, temperature: float) -> dict[str, Tensor]:
     log_probs = (logits / temperature).log_softmax(-1)
     entropy = -(log_probs.exp() * log_probs.nan_to_num(neginf=0.0)).sum(-1)
     return {"log_probs": log_probs.gather(-1, tokens[..., None])[..., 0], "entropy": entropy}
 
 
-@right
+@right()
 def in_chunks(logits: Tensor, tokens: Tensor, temperature: float, chunk_size: int = 2) -> Tensor:
     parts = []
     for start in range(0, logits.shape[1], chunk_size):
@@ -278,18 +265,9 @@ def mean_over_padded_length(logits: Tensor, tokens: Tensor, mask: Tensor) -> Ten
     return (log_probs * mask).mean(-1)
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_right_implementations_are_right(name: str) -> None:
-    report = check_log_probs(RIGHT[name])
-    assert report.ok, report
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_wrong_implementations_are_wrong_and_named(name: str) -> None:
-    function, key = WRONG[name]
-    report = check_log_probs(function)
-    assert report.verdict == "wrong", report
-    assert [m.key.partition(".")[2] for m in report.mistakes] == ([key] if key else []), report
+@pytest.mark.parametrize(("judge", "verdict", "said"), [*TRIED])
+def test_the_verdict_is_as_expected(judge: Callable[[], Report | None], verdict: str, said: str) -> None:
+    assert_as_expected(judge, verdict, said)
 
 
 def test_what_shifts_by_itself_gets_no_verdict_unless_the_names_say_so() -> None:

@@ -7,28 +7,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from public_style import Implementations, assert_as_expected
 from torch import Tensor
 
-from pgtheory.checking import UnknownForm, check_value_loss
+from pgtheory.checking import Report, UnknownForm, check_value_loss
 
-RIGHT: dict[str, tuple[Callable[..., Any], str]] = {}
-WRONG: dict[str, tuple[Callable[..., Any], str]] = {}
-
-
-def right(said: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    def kept(function: Callable[..., Any]) -> Callable[..., Any]:
-        RIGHT[function.__name__] = (function, said)
-        return function
-
-    return kept
-
-
-def wrong(key: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    def kept(function: Callable[..., Any]) -> Callable[..., Any]:
-        WRONG[function.__name__] = (function, key)
-        return function
-
-    return kept
+TRIED = Implementations(check_value_loss)
+right, wrong = TRIED.right, TRIED.wrong
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -38,20 +23,20 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 # --- right ---
 
 
-@right("with the factor 1/2")
+@right(remark="with the factor 1/2")
 def cleanrl(newvalue: Tensor, b_values: Tensor, b_returns: Tensor, clip_coef: float) -> Tensor:
     unclipped = (newvalue - b_returns) ** 2
     clipped = b_values + torch.clamp(newvalue - b_values, -clip_coef, clip_coef)
     return 0.5 * torch.max(unclipped, (clipped - b_returns) ** 2).mean()
 
 
-@right("without the factor 1/2")
+@right(remark="without the factor 1/2")
 def rsl_rl(value_batch: Tensor, target_values_batch: Tensor, returns_batch: Tensor, clip_param: float) -> Tensor:
     clipped = target_values_batch + (value_batch - target_values_batch).clamp(-clip_param, clip_param)
     return torch.max((value_batch - returns_batch).pow(2), (clipped - returns_batch).pow(2)).mean()
 
 
-@right("the maximum of the squared errors")
+@right(remark="the maximum of the squared errors")
 def verl(vpreds: Tensor, returns: Tensor, values: Tensor, response_mask: Tensor, cliprange_value: float) -> Any:
     clipped = torch.max(torch.min(vpreds, values + cliprange_value), values - cliprange_value)
     losses1, losses2 = (vpreds - returns) ** 2, (clipped - returns) ** 2
@@ -59,34 +44,34 @@ def verl(vpreds: Tensor, returns: Tensor, values: Tensor, response_mask: Tensor,
     return loss, masked_mean((losses2 > losses1).float(), response_mask)
 
 
-@right("averaged over each row, then over rows")
+@right(remark="averaged over each row, then over rows")
 def openrlhf(values: Tensor, old_values: Tensor, returns: Tensor, action_mask: Tensor, clip_eps: float) -> Tensor:
     clipped = old_values + (values - old_values).clamp(-clip_eps, clip_eps)
     loss = torch.max((clipped - returns) ** 2, (values - returns) ** 2)
     return 0.5 * ((loss * action_mask).sum(-1) / action_mask.sum(-1)).mean()
 
 
-@right("without a clip")
+@right(remark="without a clip")
 def mse(values: Tensor, returns: Tensor) -> Tensor:
     return F.mse_loss(returns, values)
 
 
-@right("the squared error, without a clip")
+@right(remark="the squared error, without a clip")
 def half_of_the_mse(values: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     return 0.5 * masked_mean((values - targets) ** 2, mask)
 
 
-@right("summed")
+@right(remark="summed")
 def squared_error_summed(state_values: Tensor, returns: Tensor) -> Tensor:
     return (returns - state_values).pow(2).sum()
 
 
-@right("Huber's loss (smooth L1), without a clip")
+@right(remark="Huber's loss (smooth L1), without a clip")
 def smooth_l1(values: Tensor, returns: Tensor) -> Tensor:
     return F.smooth_l1_loss(values, returns)
 
 
-@right("the maximum of Huber's losses")
+@right(remark="the maximum of Huber's losses")
 def clipped_huber(values: Tensor, old_values: Tensor, returns: Tensor, clip: float) -> Tensor:
     clipped = old_values + (values - old_values).clamp(-clip, clip)
     return torch.max(
@@ -94,7 +79,7 @@ def clipped_huber(values: Tensor, old_values: Tensor, returns: Tensor, clip: flo
     ).mean()
 
 
-@right("with the factor 0.25")
+@right(remark="with the factor 0.25")
 def stable_baselines(values_pred: Tensor, old_values: Tensor, returns: Tensor, clip_range_vf: float) -> Tensor:
     values_pred = old_values + torch.where(
         (values_pred - old_values).abs() < clip_range_vf, values_pred - old_values, values_pred - old_values
@@ -103,22 +88,22 @@ def stable_baselines(values_pred: Tensor, old_values: Tensor, returns: Tensor, c
     return 0.25 * torch.max((values_pred - returns) ** 2, (clipped - returns) ** 2).mean()
 
 
-@right("the squared error, without a clip")
+@right(remark="the squared error, without a clip")
 def returns_from_advantages(values: Tensor, advantages: Tensor, old_values: Tensor) -> Tensor:
     return F.mse_loss(values, advantages + old_values)
 
 
-@right("itself cut at the clip (RLlib)")
+@right(remark="itself cut at the clip (RLlib)")
 def rllib(values: Tensor, returns: Tensor, vf_clip_param: float) -> Tensor:
     return torch.clamp((values - returns) ** 2, 0, vf_clip_param).mean()
 
 
-@right("the squared error, without a clip")
+@right(remark="the squared error, without a clip")
 def in_numpy(values: np.ndarray, returns: np.ndarray) -> float:
     return float(np.mean((np.asarray(values) - np.asarray(returns)) ** 2))
 
 
-@right("the maximum of the squared errors")
+@right(remark="the maximum of the squared errors")
 def for_each_step(values: Tensor, old_values: Tensor, returns: Tensor, clip: float) -> Tensor:
     clipped = old_values + (values - old_values).clamp(-clip, clip)
     return torch.maximum((values - returns).square(), (clipped - returns).square())
@@ -227,20 +212,9 @@ def absolute_error(values: Tensor, returns: Tensor) -> Tensor:
     return (values - returns).abs().mean()
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_right_implementations_are_right_and_the_report_says_which_they_are(name: str) -> None:
-    function, said = RIGHT[name]
-    report = check_value_loss(function)
-    assert report.ok, report
-    assert any(said in remark for remark in report.remarks), report
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_wrong_implementations_are_wrong_and_named(name: str) -> None:
-    function, key = WRONG[name]
-    report = check_value_loss(function)
-    assert report.verdict == "wrong", report
-    assert [m.key.partition(".")[2] for m in report.mistakes] == ([key] if key else []), report
+@pytest.mark.parametrize(("judge", "verdict", "said"), [*TRIED])
+def test_the_verdict_is_as_expected(judge: Callable[[], Report | None], verdict: str, said: str) -> None:
+    assert_as_expected(judge, verdict, said)
 
 
 def test_a_clip_that_was_never_stated_is_asked_for_by_its_number() -> None:

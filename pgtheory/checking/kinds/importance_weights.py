@@ -498,33 +498,36 @@ def _unstated(trial: Trial, cap: float) -> str:
     return ""
 
 
+_ARGS = (
+    Arg("log_probs", "B T", also="log_p_new log_p_train learner_log_probs learner_logprobs"),
+    Arg("sampler_log_probs", "B T", also=f"{_SAMPLER} {_OLD} logq log_q lq log_mu logmu"),
+    Arg("mask", "B T", flag=True),
+    Arg("padding", "B T", of=lambda x: ~x.mask, flag=True),
+    Arg(
+        "cap",
+        also="c clip clip_max max_weight max_ratio threshold upper upper_threshold upper_bound high tis_cap "
+        "tis_clip imp_ratio_cap tis_imp_ratio_cap is_cap is_threshold rho_bar clip_ratio_c truncation "
+        "clip_threshold rollout_is_threshold max_is_weight clip_high tis_clip_high cap_max",
+    ),
+    Arg("low", also="clip_min lower lower_threshold lower_bound floor min_weight tis_clip_low clip_low"),
+    Arg("given", asked=True),
+    Arg("trainer_log_probs", "B T"),
+    Arg(
+        "log_ratio",
+        "B T",
+        "log_ratios logratio log_weights log_rho",
+        of=lambda x: x.log_probs + (x.trainer_log_probs - x.log_probs).detach() - x.sampler_log_probs,
+    ),
+)
+
+
 @functools.cache
 def _check(cap: float) -> Check:
     """The check of weights that are bounded there, if the function does not take its bound."""
     return Check(
         "importance_weights",
         9,
-        args=(
-            Arg("log_probs", "B T", also="log_p_new log_p_train learner_log_probs learner_logprobs"),
-            Arg("sampler_log_probs", "B T", also=f"{_SAMPLER} {_OLD} logq log_q lq log_mu logmu"),
-            Arg("mask", "B T", flag=True),
-            Arg("padding", "B T", of=lambda x: ~x.mask, flag=True),
-            Arg(
-                "cap",
-                also="c clip clip_max max_weight max_ratio threshold upper upper_threshold upper_bound high tis_cap "
-                "tis_clip imp_ratio_cap tis_imp_ratio_cap is_cap is_threshold rho_bar clip_ratio_c truncation "
-                "clip_threshold rollout_is_threshold max_is_weight clip_high tis_clip_high cap_max",
-            ),
-            Arg("low", also="clip_min lower lower_threshold lower_bound floor min_weight tis_clip_low clip_low"),
-            Arg("given", asked=True),
-            Arg("trainer_log_probs", "B T"),
-            Arg(
-                "log_ratio",
-                "B T",
-                "log_ratios logratio log_weights log_rho",
-                of=lambda x: x.log_probs + (x.trainer_log_probs - x.log_probs).detach() - x.sampler_log_probs,
-            ),
-        ),
+        args=_ARGS,
         needs=("log_probs|trainer_log_probs|log_ratio", "sampler_log_probs|log_ratio"),
         signature=("log_probs", "sampler_log_probs", "cap"),
         axes="B T",

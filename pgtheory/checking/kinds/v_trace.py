@@ -82,6 +82,28 @@ def _as_it_is(rho: Tensor, bar: float) -> Tensor:
     return rho
 
 
+def _named(function: Callable[..., Tensor]) -> Trace:
+    """The function with its arguments spelled out."""
+
+    def named(
+        rewards: Tensor,
+        values: Tensor,
+        next_values: Tensor,
+        terminated: Tensor,
+        log_probs: Tensor,
+        old_log_probs: Tensor,
+        gamma: float,
+        lam: float,
+        rho_bar: float,
+        c_bar: float,
+    ) -> Tensor:
+        x = {"rewards": rewards, "values": values, "next_values": next_values, "terminated": terminated}
+        x |= {"log_probs": log_probs, "old_log_probs": old_log_probs}
+        return function(**x, gamma=gamma, lam=lam, rho_bar=rho_bar, c_bar=c_bar)
+
+    return named
+
+
 def _targets(
     *,
     of: Callable[[Tensor], Tensor] = torch.exp,
@@ -96,35 +118,25 @@ def _targets(
 ) -> Trace:
     """The targets v_t by their factors; `of` makes ratios of log-ratios."""
 
-    def targets(
-        rewards: Tensor,
-        values: Tensor,
-        next_values: Tensor,
-        terminated: Tensor,
-        log_probs: Tensor,
-        old_log_probs: Tensor,
-        gamma: float,
-        lam: float,
-        rho_bar: float,
-        c_bar: float,
-    ) -> Tensor:
-        ratio = of(log_probs - old_log_probs)
-        discount = gamma * ((~terminated).double() if going else torch.ones_like(rewards))
+    def step(x: Mapping[str, Tensor], after: Tensor) -> Tensor:
+        return x["delta"] + x["carried"] * after
+
+    def targets(**x: Any) -> Tensor:
+        values, next_values = x["values"], x["next_values"]
+        ratio = of(x["log_probs"] - x["old_log_probs"])
+        discount = x["gamma"] * ((~x["terminated"]).double() if going else torch.ones_like(values))
         behind = torch.cat([next_values[..., :-1], values[..., -1:]], -1) if own_last else next_values
-        delta = rho(ratio, rho_bar) * (rewards + discount * behind - values)
-        carried = (discount if gamma_in_carry else discount / gamma) * lam * c(ratio, c_bar)
-        carried = carried * (rho(ratio, rho_bar) if twice else 1.0)
+        delta = rho(ratio, x["rho_bar"]) * (x["rewards"] + discount * behind - values)
+        carried = (discount if gamma_in_carry else discount / x["gamma"]) * x["lam"] * c(ratio, x["c_bar"])
+        carried = carried * (rho(ratio, x["rho_bar"]) if twice else 1.0)
         edge = behind[..., -1]
-
-        def step(x: Mapping[str, Tensor], after: Tensor) -> Tensor:
-            return x["delta"] + x["carried"] * after
-
         if difference:
             seed = edge if seeded else torch.zeros_like(edge)
-            return values + backwards(step, seed, delta=delta, carried=carried)
+            found: Tensor = values + backwards(step, seed, delta=delta, carried=carried)
+            return found
         return backwards(step, edge, delta=values + delta, carried=carried)
 
-    return targets
+    return _named(targets)
 
 
 def _advantages(
@@ -148,28 +160,6 @@ def _advantages(
         return found
 
     return _named(advantages)
-
-
-def _named(function: Callable[..., Tensor]) -> Trace:
-    """The function with its arguments spelled out."""
-
-    def named(
-        rewards: Tensor,
-        values: Tensor,
-        next_values: Tensor,
-        terminated: Tensor,
-        log_probs: Tensor,
-        old_log_probs: Tensor,
-        gamma: float,
-        lam: float,
-        rho_bar: float,
-        c_bar: float,
-    ) -> Tensor:
-        x = {"rewards": rewards, "values": values, "next_values": next_values, "terminated": terminated}
-        x |= {"log_probs": log_probs, "old_log_probs": old_log_probs}
-        return function(**x, gamma=gamma, lam=lam, rho_bar=rho_bar, c_bar=c_bar)
-
-    return named
 
 
 def _minus_values(targets: Trace) -> Trace:
