@@ -4,13 +4,14 @@ import io
 import math
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import F64, seeded
+from helpers import F64
+from post_training_runs import ARGUMENTS, LOSSES, PROMPTS, T, run, score, tiny
 from torch import Tensor, nn
 
 from pgtheory import _post_training
@@ -19,29 +20,6 @@ from pgtheory.language_models import Completions, sample_completions
 from pgtheory.post_training import RewardError, post_train
 from pgtheory.tiny_gpt import TinyGPT
 from pgtheory.training import CheckpointError
-
-PROMPTS = [torch.tensor([1, 2, 3]), torch.tensor([4]), torch.tensor([2, 2])]
-LOSSES = ["reinforce", "rloo", "grpo", "dr_grpo", "dapo", "gspo", "ppo_clip"]
-T = 5
-
-
-def tiny(seed: int = 0, dtype: torch.dtype = F64) -> TinyGPT:
-    """Small, and far from uniform, so that ratios move."""
-    model = TinyGPT(5, context_length=10, width=8, n_layers=1, n_heads=2, generator=seeded(seed), dtype=dtype)
-    with torch.no_grad():
-        model.tokens.weight.mul_(12)
-    return model
-
-
-def score(completions: Completions) -> Tensor:
-    """A reward that tells most completions apart."""
-    place = torch.arange(1, completions.tokens.shape[-1] + 1)
-    return (completions.tokens * place).sum(-1).double().sin()
-
-
-def run(model: nn.Module, prompts: Sequence[Tensor] = PROMPTS, reward: Any = score, **options: Any) -> Any:
-    arguments: dict[str, Any] = {"steps": 1, "max_tokens": T, "end": (0, 3), "size": 4, "max_grad_norm": None}
-    return post_train(model, prompts, reward, **{**arguments, **options})
 
 
 @pytest.fixture
@@ -717,9 +695,9 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_wrong_arguments_of_post_train_are_refused(case: str) -> None:
     change, error, said = BAD[case]
-    arguments: dict[str, Any] = {"model": tiny(), **change}
+    arguments: dict[str, Any] = {"model": tiny(), "prompts": PROMPTS, "reward": score, **ARGUMENTS, **change}
     with pytest.raises(error) as refused:
-        run(**arguments)
+        post_train(**arguments)
     assert said in str(refused.value)
 
 

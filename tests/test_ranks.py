@@ -19,40 +19,19 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import F64, ROOT, seeded
+from helpers import ROOT, seeded
+from post_training_runs import LOSSES, PROMPTS, run, score, tiny
 from torch import Tensor
 
 from pgtheory import _post_training
 from pgtheory._checkpoints import read_checkpoint, write_checkpoint
 from pgtheory.language_models import Completions, sample_completions
-from pgtheory.post_training import post_train
-from pgtheory.tiny_gpt import TinyGPT
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked"),
     pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo"),
     pytest.mark.timeout(300),
 ]
-
-PROMPTS = [torch.tensor([1, 2, 3]), torch.tensor([4]), torch.tensor([2, 2])]
-LOSSES = ["reinforce", "rloo", "grpo", "dr_grpo", "dapo", "gspo", "ppo_clip"]
-
-
-def tiny(seed: int = 0) -> TinyGPT:
-    model = TinyGPT(5, context_length=10, width=8, n_layers=1, n_heads=2, generator=seeded(seed), dtype=F64)
-    with torch.no_grad():
-        model.tokens.weight.mul_(12)
-    return model
-
-
-def score(completions: Completions) -> Tensor:
-    place = torch.arange(1, completions.tokens.shape[-1] + 1)
-    return (completions.tokens * place).sum(-1).double().sin()
-
-
-def run(model: TinyGPT, **options: Any) -> Any:
-    arguments: dict[str, Any] = {"prompts": PROMPTS, "reward": score, "steps": 1, "max_tokens": 5, "end": (0, 3)}
-    return post_train(model, **{**arguments, "size": 4, "max_grad_norm": None, **options})
 
 
 def in_ranks(number: int, work: Callable[[int], Any], folder: Path, *, timeout: float = 120.0) -> list[Any]:
