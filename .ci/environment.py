@@ -6,7 +6,7 @@ from importlib import metadata
 from pathlib import Path
 
 REPAIR = "run: make distclean && make book"
-EXTRAS = ("book", "test", "chapters", "gymnasium", "plotting")
+EXTRAS = ("book", "test", "chapters", "fast", "gymnasium", "plotting")
 
 
 def canonical(name: str) -> str:

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "pgtheory"
 
 # Chapter by chapter; a private module belongs to the chapter of the public one that it helps.
 ORDER = [
-    ["_checks", "_precision", "_masks"],
+    ["_checks", "_precision", "_masks", "_compiled", "_kernels"],
     ["mdp", "_gymnasium", "_tables", "gallery", "trajectories"],
     ["returns"],
     ["_krylov", "_elimination", "_linear", "value_functions"],
