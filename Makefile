@@ -11,7 +11,6 @@ first_python = $(shell for p in $(1); do \
 PYTHON ?= $(call first_python,python3 python3.13 python3.12 python3.11 python)
 BIN := .venv/bin
 PEERS := .venv-peers/bin
-CHAPTERS := $(wildcard book/*.ipynb)
 PYTEST := -m pytest --numprocesses auto --maxprocesses 8
 # Everything but `checking`, whose catalogue takes most of the time and calculates the least, what judges the tests, and
 # the book's extensions.
@@ -34,6 +33,7 @@ unexport PYTHONPATH MPLBACKEND
 
 book: .venv/installed ## Execute the chapters, build the book, check the built pages
 	@$(BIN)/python .ci/environment.py
+	$(BIN)/python .ci/chapters.py
 	rm -rf _build/html _build/.doctrees
 	$(BIN)/jupyter-book build . --all -W -n --keep-going
 	$(BIN)/python $(PYTEST) tests/book
@@ -54,11 +54,11 @@ test: .venv/installed ## Formatting, lint, types, unit tests, doctests, every ch
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/python $(PYTEST)
-	$(if $(CHAPTERS),$(BIN)/python $(PYTEST) --nbmake --nbmake-timeout=300 $(CHAPTERS))
+	$(BIN)/python .ci/chapters.py
 
-# Of what a machine may do otherwise: instruction set, threads, the order in which libraries add up.
+# Of what a machine may do otherwise: instruction set, threads, the order in which libraries add up, no compiled kernels.
 test-portable: .venv/installed ## The core suite again, with the plainest instructions and two threads
-	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=2 \
+	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=2 PGTHEORY_FAST=0 \
 		$(BIN)/python $(PYTEST) --maxprocesses 4 $(CORE) $(TEXTS)
 
 test-oldest: PYTHON = $(call first_python,python3.11 python3.12 python3.13)
