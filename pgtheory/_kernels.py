@@ -5,12 +5,23 @@ writes into arrays that its caller made (`_compiled.over_rows`). Beside each sta
 defines it.
 """
 
-import functools
+import contextlib
+from collections.abc import Callable
+from typing import Any
 
 import numba
 
-# Strict floating-point arithmetic: no kernel changes the order of a sum to be faster unless it says so.
-jit = functools.partial(numba.njit, cache=True, nogil=True, error_model="numpy")
+
+def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, compiled when it is first called, and kept in numba's cache if there is a folder for it to write.
+
+    The arithmetic is strict: no kernel changes the order of a sum to be faster unless it says so.
+    """
+    compiled: Callable[..., Any] = numba.njit(nogil=True, error_model="numpy")(function)
+    with contextlib.suppress(RuntimeError):  # no folder to write: each process compiles anew
+        compiled.enable_caching()  # type: ignore[attr-defined]
+    return compiled
+
 
 # --- returns and advantages ------------------------------------------------------------------------------------------
 
