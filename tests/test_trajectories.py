@@ -739,5 +739,6 @@ def test_a_horizon_that_is_never_reached_costs_nothing():
 def test_trajectories_that_outgrow_their_first_room_go_on(monkeypatch):
     expected = sample_trajectories(ROBOT, EVEN, 7, horizon=50, generator=seeded())
     monkeypatch.setattr(trajectories, "ROOM_AT_FIRST", 3)
+    monkeypatch.setattr(trajectories, "PADDING_LIMIT", 0)
     found = sample_trajectories(ROBOT, EVEN, 7, horizon=50, generator=seeded())
     assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
