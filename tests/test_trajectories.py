@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pgtheory import gallery, trajectories
+from pgtheory import _compiled, gallery, trajectories
 from pgtheory.mdp import FiniteMDP, equiprobable_policy
 from pgtheory.trajectories import (
     Trajectories,
@@ -21,6 +22,15 @@ from pgtheory.trajectories import (
     sample_trajectories,
     trajectory_probabilities,
 )
+
+needs_numba = pytest.mark.skipif(not _compiled._has_numba(), reason="needs the extra fast")
+PATHS = ["plain", pytest.param("compiled", marks=needs_numba)]
+
+
+def take(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sample on this path, however few the trajectories are."""
+    monkeypatch.setattr(trajectories, "LEAST", 0)
+    monkeypatch.setenv("PGTHEORY_FAST", "1" if path == "compiled" else "0")
 
 
 def random_policy(mdp: FiniteMDP, seed: int = 0) -> torch.Tensor:
@@ -60,6 +70,10 @@ def as_tuples(batch: Trajectories) -> list[tuple]:
         out.append(tuple(path))
     return out
 
+
+ENDS_AT_ONCE = FiniteMDP.from_outcomes(
+    [(0, 0, 1, 1.0, 0.5), (0, 0, 2, 2.0, 0.5)], n_states=3, n_actions=1, initial=[0.5, 0.25, 0.25], terminal=[1, 2]
+)
 
 SMALL = {
     "toy": (gallery.two_state_toy(), 4),
@@ -159,7 +173,9 @@ def assert_well_padded(batch: Trajectories, mdp: FiniteMDP, n: int, horizon: int
 @pytest.mark.equation("eq-trajectory")
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("horizon", [1, 2, 7])
-def test_the_padding_is_as_promised(name, horizon):
+@pytest.mark.parametrize("path", PATHS)
+def test_the_padding_is_as_promised(name, horizon, path, monkeypatch):
+    take(path, monkeypatch)
     mdp, _ = SMALL[name]
     policy = random_policy(mdp)
     assert_well_padded(sample_trajectories(mdp, policy, 40, horizon=horizon, generator=seeded()), mdp, 40, horizon)
@@ -232,7 +248,17 @@ def test_sampled_frequencies_with_a_policy_for_each_time_are_those_of_the_enumer
     assert chi_square_p_value(mdp, tables, 20_000, 3, seed=2) > 1e-4
 
 
-@pytest.mark.parametrize("n_buckets", ["one", "many"])
+def picked_by_kernel(mdp: FiniteMDP, policy: torch.Tensor, s: int, u: torch.Tensor) -> list[tuple]:
+    """The action, the next state and the index of the reward that the compiled step draws in state s by each u."""
+    walk = trajectories._CompiledWalk(mdp, torch.full((len(u),), s), 1)
+    walk.follow(policy)
+    walk.step(0, u)
+    states, actions, rewards = walk.columns
+    index = torch.searchsorted(mdp.rewards, rewards[:, 0])
+    return list(zip(actions[:, 0].tolist(), states[:, 1].tolist(), index.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("n_buckets", ["one", "many", pytest.param("compiled", marks=needs_numba)])
 @pytest.mark.parametrize("name", SMALL)
 def test_every_uniform_number_picks_the_event_that_exact_arithmetic_picks(name, n_buckets):
     mdp, _ = SMALL[name]
@@ -256,6 +282,9 @@ def test_every_uniform_number_picks_the_event_that_exact_arithmetic_picks(name, 
         # In the middle of every interval, where rounding cannot matter, and at both ends of [0, 1).
         middles = [(low + high) / 2 for low, high in itertools.pairwise([*edges, total])]
         u = torch.tensor([*map(float, middles), 0.0, 1 - 2**-53], dtype=torch.float64)
+        if n_buckets == "compiled":
+            assert picked_by_kernel(mdp, policy, s, u) == [*wanted, wanted[0], wanted[-1]]
+            continue
         k = events.outcome[events.draw(torch.full((len(u),), s), u)]
         picked = list(zip(*(x[k].tolist() for x in (o.action, o.next_state, o.reward_index)), strict=True))
         assert picked == [*wanted, wanted[0], wanted[-1]]
@@ -277,8 +306,10 @@ def test_the_bisection_finds_what_a_linear_search_finds(sizes, seed, at_values):
     assert found.tolist() == expected
 
 
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("largest", [0.0, 1 - 2**-53])
-def test_extreme_uniform_numbers_never_draw_what_has_probability_zero(monkeypatch, largest):
+def test_extreme_uniform_numbers_never_draw_what_has_probability_zero(monkeypatch, largest, path):
+    take(path, monkeypatch)
     monkeypatch.setattr(torch, "rand", lambda *size, generator, dtype, device: torch.full(size, largest, dtype=dtype))
     mdp = FiniteMDP.from_outcomes(
         [(1, 1, 1, 0.0, 0.1)] * 10 + [(1, 2, 2, 0.0, 1.0), (1, 0, 0, 0.0, 1.0), (1, 3, 3, 0.0, 1.0)],
@@ -739,5 +770,73 @@ def test_a_horizon_that_is_never_reached_costs_nothing():
 def test_trajectories_that_outgrow_their_first_room_go_on(monkeypatch):
     expected = sample_trajectories(ROBOT, EVEN, 7, horizon=50, generator=seeded())
     monkeypatch.setattr(trajectories, "ROOM_AT_FIRST", 3)
+    monkeypatch.setattr(trajectories, "PADDING_LIMIT", 0)
     found = sample_trajectories(ROBOT, EVEN, 7, horizon=50, generator=seeded())
     assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+
+
+# --- compiled against plain
+
+
+def on_both_paths(monkeypatch, mdp, policy, n, horizon) -> tuple[Trajectories, Trajectories]:
+    """The same draws on either path; both leave the generator in the same state."""
+    found, generators = [], [seeded(5), seeded(5)]
+    for path, generator in zip(("plain", "compiled"), generators, strict=True):
+        take(path, monkeypatch)
+        found.append(sample_trajectories(mdp, policy, n, horizon=horizon, generator=generator))
+    assert torch.equal(*(generator.get_state() for generator in generators))
+    return found[0], found[1]
+
+
+@needs_numba
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("room", ["padded", "growing"])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", [*SMALL, "ends at once"])
+def test_compiled_and_plain_draw_the_same_trajectories(name, threads, room, dtype, monkeypatch):
+    mdp = ENDS_AT_ONCE if name == "ends at once" else SMALL[name][0]
+    mdp = mdp.to(dtype=dtype)
+    policy = random_policy(mdp, 4)
+    policy[0, 0] += policy[0, 1:].sum()  # leaves actions of probability 0 in state 0
+    policy[0, 1:] = 0
+    monkeypatch.setattr(trajectories, "ROOM_AT_FIRST", 2)
+    monkeypatch.setattr(trajectories, "PADDING_LIMIT", 10**6 if room == "padded" else 0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    plain, compiled = on_both_paths(monkeypatch, mdp, policy, 61, 9)
+    torch.set_num_threads(before)
+    for x, y in zip(plain, compiled, strict=True):
+        assert x.dtype == y.dtype
+        assert x.is_contiguous()
+        assert y.is_contiguous()
+        assert torch.equal(x, y)
+
+
+@needs_numba
+def test_compiled_and_plain_follow_the_policy_of_each_time(monkeypatch):
+    mdp = gallery.gridworld_4x4()
+    tables = torch.stack([random_policy(mdp, seed) for seed in range(5)]).transpose(1, 2).contiguous().transpose(1, 2)
+    plain, compiled = on_both_paths(monkeypatch, mdp, tables, 40, 5)
+    assert all(torch.equal(x, y) for x, y in zip(plain, compiled, strict=True))
+
+
+@needs_numba
+def test_only_large_samples_are_compiled(monkeypatch):
+    monkeypatch.setenv("PGTHEORY_FAST", "1")
+    monkeypatch.setattr(trajectories._CompiledWalk, "__init__", lambda *_: pytest.fail("compiled"))
+    sample_trajectories(ROBOT, EVEN, 2, horizon=trajectories.LEAST // 2 - 1, generator=seeded())
+    half = ROBOT.to(dtype=torch.float16)
+    sample_trajectories(half, EVEN.half(), trajectories.LEAST, horizon=1, generator=seeded())
+    with pytest.raises(pytest.fail.Exception, match="compiled"):
+        sample_trajectories(ROBOT, EVEN, 2, horizon=trajectories.LEAST // 2, generator=seeded())
+
+
+def test_sampled_rewards_have_the_gradient_of_the_rewards_that_were_drawn():
+    values = torch.tensor([-1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    toy = FiniteMDP.from_table(torch.full((1, 1, 1, 2), 0.5, dtype=torch.float64), [-1.0, 2.0], initial=0)
+    mdp = replace(toy, rewards=values)
+    one = torch.ones(1, 1, dtype=torch.float64)
+    batch = sample_trajectories(mdp, one, trajectories.LEAST, horizon=2, generator=seeded())
+    batch.rewards.sum().backward()
+    assert values.grad is not None
+    assert values.grad.tolist() == [float((batch.rewards == r).sum()) for r in (-1.0, 2.0)]
