@@ -101,9 +101,8 @@ def generalized_advantages(
     steps = _Steps(rewards, values, next_values, terminated, truncated, mask)
     _check_steps(steps)
     if _compiled.takes_over(*steps):
-        found: Tensor = _CompiledAdvantages.apply(*steps, gamma, lam)  # type: ignore[no-untyped-call]
-    else:
-        found = _plain_advantages(steps, gamma, lam)
+        return _compiled_advantages(steps, gamma, lam)[0]
+    found = _plain_advantages(steps, gamma, lam)
     # A number that is not finite makes its own advantage so, and that the sum: one cheap pass clears the usual case.
     if _checks.is_traced(found) or found.detach().sum(dtype=wide(found).dtype).isfinite():
         return found
@@ -228,21 +227,24 @@ def _plain_advantages(
     add_up = _sums_until_cut if add_up is None else add_up
     rewards, values, next_values, terminated, truncated, mask = steps
     # δ_t = R_{t+1} + γ V(S_{t+1}) − V(S_t)
-    reached = wide(next_values.masked_fill(terminated, 0.0))
-    errors = torch.add(wide(rewards), reached, alpha=gamma) - wide(values)
+    errors = torch.add(wide(rewards), wide(torch.where(terminated, 0.0, next_values)), alpha=gamma) - wide(values)
     cut = terminated if truncated is None else terminated | truncated
     if mask is None:
         return add_up(errors, gamma * lam, cut).to(rewards.dtype)
-    sums = add_up(errors.masked_fill(~mask, 0.0), gamma * lam, cut | ~mask)
-    return sums.to(rewards.dtype).masked_fill(~mask, 0.0)
+    # Between steps that were not taken there is nothing to cut: most blocks of padding stay whole.
+    cut = mask & (cut | pad(~mask[..., 1:], (0, 1)))
+    sums = add_up(torch.where(mask, errors, 0.0), gamma * lam, cut)
+    return torch.where(mask, sums, 0.0).to(rewards.dtype)
 
 
 def _sums_until_cut(terms: Tensor, rate: float, cut: Tensor) -> Tensor:
     """Σ_l rate^l x_{t+l}, up to the first step that is cut off from the next: blocks without a cut by one product."""
-    horizon = terms.shape[-1]
-    if horizon <= BLOCK or terms.numel() == 0 or _checks.is_traced(terms, cut):
+    if terms.numel() == 0 or _checks.is_traced(terms, cut):
         return _sums_by_doubling(terms, rate, cut)
-    shape = (*terms.shape[:-1], -(-horizon // BLOCK), BLOCK)
+    *batch, horizon = terms.shape
+    if horizon <= BLOCK**2 // 2:
+        sums, _ = _sums_in_blocks(terms.reshape(-1, horizon), rate, cut.reshape(-1, horizon))
+        return sums.reshape(terms.shape).contiguous()
     if padding := -horizon % BLOCK:
         terms, cut = pad(terms, (0, padding)), pad(cut, (0, padding))
     terms, cut = terms.reshape(-1, BLOCK), cut.reshape(-1, BLOCK).contiguous()
@@ -251,21 +253,21 @@ def _sums_until_cut(terms: Tensor, rate: float, cut: Tensor) -> Tensor:
     blocks = has_cut.nonzero().squeeze(-1)
     steps = torch.arange(BLOCK, dtype=torch.float64, device=terms.device)
     within = discount_weights(rate, steps[:, None] - steps).to(terms.dtype)
-    until_cut, reaches_next = _sums_in_block(terms[blocks], rate, cut[blocks])
+    until_cut, reaches_next = _sums_in_blocks(terms[blocks], rate, cut[blocks])
     sums = (terms @ within).index_copy_(0, blocks, until_cut)
     # What the first steps of the blocks are worth is such a sum again, in steps BLOCK times as long.
-    starts = _sums_until_cut(sums[:, 0].reshape(shape[:-1]), rate**BLOCK, has_cut.reshape(shape[:-1]))
+    starts = _sums_until_cut(sums[:, 0].reshape(*batch, -1), rate**BLOCK, has_cut.reshape(*batch, -1))
     next_start = pad(starts[..., 1:], (0, 1)).reshape(-1, 1)
     to_next_block = torch.pow(rate, BLOCK - steps).to(terms.dtype)
-    sums.addcmul_(next_start.masked_fill(has_cut[:, None], 0.0), to_next_block)
+    sums.addcmul_(torch.where(has_cut[:, None], 0.0, next_start), to_next_block)
     sums.index_add_(0, blocks, next_start[blocks] * to_next_block * reaches_next)
-    return sums.reshape(*shape[:-2], -1)[..., :horizon].contiguous()
+    return sums.reshape(*batch, -1)[..., :horizon].contiguous()
 
 
-def _sums_in_block(terms: Tensor, rate: float, cut: Tensor) -> tuple[Tensor, Tensor]:
-    """The sums within each block [K, BLOCK], and 1 where nothing is cut up to the end of the block, else 0."""
+def _sums_in_blocks(terms: Tensor, rate: float, cut: Tensor) -> tuple[Tensor, Tensor]:
+    """The sums within each row, and 1 where nothing is cut up to the end of the row, else 0."""
     sums, goes_on, n_terms = terms.T.contiguous(), (~cut).T.to(terms.dtype), 1
-    while n_terms < BLOCK:
+    while n_terms < len(sums):
         # Σ_{l<2n} = Σ_{l<n} + rate^n Σ_{n≤l<2n}, if none of the first n steps is cut off
         longer = torch.addcmul(sums[:-n_terms], goes_on[:-n_terms], sums[n_terms:], value=rate**n_terms)
         sums = torch.cat([longer, sums[-n_terms:]])
@@ -285,25 +287,36 @@ def _sums_by_doubling(terms: Tensor, rate: float, cut: Tensor) -> Tensor:
     return sums
 
 
+def _compiled_advantages(steps: _Steps, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """`_plain_advantages` by compiled loops over time, in float64, and where they cut the sums; they are checked."""
+    if any(x is not None and x.requires_grad for x in steps):
+        attached: tuple[Tensor, Tensor] = _CompiledAdvantages.apply(*steps, gamma, lam)  # type: ignore[no-untyped-call]
+        return attached
+    from pgtheory import _kernels
+
+    advantages = torch.empty(steps.rewards.shape, dtype=steps.rewards.dtype)
+    cut = torch.empty(steps.rewards.shape, dtype=torch.bool)
+    arrays = [_compiled.as_array(steps.terminated if x is None else x) for x in steps]
+    has = steps.truncated is not None, steps.mask is not None
+    kernel = _kernels.generalized_advantages
+    if not _kernels.over_time(kernel, *arrays, *has, gamma, rate=gamma * lam, cut=cut, sums=advantages):
+        _check_finite(steps)
+    return advantages, cut
+
+
 class _CompiledAdvantages(torch.autograd.Function):
-    """`_plain_advantages` by compiled loops over time, in float64."""
+    """The derivative of `_compiled_advantages`."""
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
         """See `generalized_advantages`."""
-        from pgtheory import _kernels
-
-        steps, gamma, lam = _Steps(*arguments[:6]), *arguments[6:]
-        arrays = [_compiled.as_array(steps.terminated if x is None else x).reshape(-1) for x in steps]
-        advantages = torch.empty(steps.rewards.shape, dtype=steps.rewards.dtype)
-        cut = torch.empty(steps.rewards.shape, dtype=torch.bool)
+        tensors: Any = (x if x is None else x.detach() for x in arguments[:6])
+        steps, gamma, lam = _Steps(*tensors), *arguments[6:]
+        advantages, cut = _compiled_advantages(steps, gamma, lam)
         ctx.save_for_backward(steps.terminated, steps.mask, cut)
+        ctx.mark_non_differentiable(cut)
         ctx.gamma, ctx.rate = gamma, gamma * lam
-        has = steps.truncated is not None, steps.mask is not None
-        _kernels.over_time(
-            _kernels.generalized_advantages, *arrays, *has, gamma, rate=gamma * lam, cut=cut, sums=advantages
-        )
-        return advantages
+        return advantages, cut
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:

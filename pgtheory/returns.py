@@ -137,9 +137,8 @@ def returns_to_go(
     gamma = _checks.check_gamma(gamma)
     _check_rewards(rewards, mask)
     if _compiled.takes_over(rewards, mask):
-        returns: Tensor = _CompiledReturns.apply(rewards, mask, gamma)  # type: ignore[no-untyped-call]
-    else:
-        returns = _plain_returns(rewards, mask, gamma)
+        return _compiled_returns(rewards, mask, gamma)
+    returns = _plain_returns(rewards, mask, gamma)
     _check_returns(returns, rewards, mask)
     return returns
 
@@ -316,20 +315,29 @@ def _plain_returns(rewards: Tensor, mask: Tensor | None, gamma: float) -> Tensor
     return returns if mask is None else torch.where(mask, returns, 0)
 
 
+def _compiled_returns(rewards: Tensor, mask: Tensor | None, gamma: float) -> Tensor:
+    """`_plain_returns` by compiled loops over time, in float64; they are checked."""
+    if rewards.requires_grad:
+        attached: Tensor = _CompiledReturns.apply(rewards, mask, gamma)  # type: ignore[no-untyped-call]
+        return attached
+    from pgtheory import _kernels
+
+    returns = torch.empty(rewards.shape, dtype=rewards.dtype)
+    arrays = [None if x is None else _compiled.as_array(x) for x in (rewards, mask)]
+    if not _kernels.over_time(_kernels.returns_to_go, *arrays, rate=gamma, taken=arrays[1], sums=returns):
+        _check_returns(returns, rewards, mask)
+    return returns
+
+
 class _CompiledReturns(torch.autograd.Function):
-    """`_plain_returns` by compiled loops over time, in float64."""
+    """The derivative of `_compiled_returns`."""
 
     @staticmethod
     def forward(ctx: Any, rewards: Tensor, mask: Tensor | None, gamma: float) -> Tensor:
         """See `returns_to_go`."""
-        from pgtheory import _kernels
-
         ctx.save_for_backward(mask)
         ctx.gamma = gamma
-        returns = torch.empty(rewards.shape, dtype=rewards.dtype)
-        arrays = [None if x is None else _compiled.as_array(x).reshape(-1) for x in (rewards, mask)]
-        _kernels.over_time(_kernels.returns_to_go, *arrays, rate=gamma, taken=arrays[1], sums=returns)
-        return returns
+        return _compiled_returns(rewards.detach(), mask, gamma)
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
