@@ -46,8 +46,8 @@ def is_installed() -> bool:
 
 
 def as_array(tensor: Tensor) -> Any:
-    """The values of a CPU tensor as a contiguous NumPy array: a view wherever the tensor is contiguous."""
-    return tensor.detach().resolve_neg().contiguous().numpy()
+    """The values of a CPU tensor as a flat NumPy array: a view wherever the tensor is contiguous."""
+    return tensor.detach().resolve_neg().reshape(-1).contiguous().numpy()
 
 
 def over_rows(kernel: Callable[..., None], n_rows: int, *arguments: Any) -> None:

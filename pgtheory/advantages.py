@@ -4,17 +4,19 @@ The name `pgtheory.advantages` is the exact advantages, a function of `pgtheory.
 by `from pgtheory.advantages import ...`.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pgtheory import _checks
+from pgtheory import _checks, _compiled
 from pgtheory._precision import wide
 from pgtheory._tables import check_table, widened
 from pgtheory.mdp import FiniteMDP, check_policy
+from pgtheory.returns import BLOCK, discount_weights
 from pgtheory.value_functions import solve_bellman
 
 __all__ = [
@@ -96,15 +98,17 @@ def generalized_advantages(
         tensor([1.6250, 1.2500, 0.5000])
     """
     gamma, lam = _checks.check_gamma(gamma), _checks.check_unit_interval("lam", lam)
-    terminated, ends = _checked_ends(rewards, terminated, truncated, mask)
-    taken = torch.ones_like(ends) if mask is None else mask
-    for name, tensor, read in (("values", values, taken), ("next_values", next_values, taken & ~terminated)):
-        _checks.check_like(name, tensor, "rewards", rewards, read)
-    # δ_t = R_{t+1} + γ V(S_{t+1}) − V(S_t)
-    errors = wide(rewards) + gamma * wide(torch.where(terminated, 0.0, next_values)) - wide(values)
-    errors = torch.where(taken, errors, 0.0)
-    goes_on = taken & ~ends & pad(taken[..., 1:], (0, 1))
-    return torch.where(taken, _sums_until_cut(errors, gamma * lam, goes_on), 0.0).to(rewards.dtype)
+    steps = _Steps(rewards, values, next_values, terminated, truncated, mask)
+    _check_steps(steps)
+    if _compiled.takes_over(*steps):
+        return _compiled_advantages(steps, gamma, lam)[0]
+    found = _plain_advantages(steps, gamma, lam)
+    # A number that is not finite makes its own advantage so, and that the sum: one cheap pass clears the usual case.
+    if _checks.is_traced(found) or found.detach().sum(dtype=wide(found).dtype).isfinite():
+        return found
+    _check_finite(steps)
+    # Every number is finite, but not every sum: the one way that multiplies no infinity by 0.
+    return _plain_advantages(steps, gamma, lam, _sums_by_doubling)
 
 
 def generalized_advantage_moments(
@@ -172,11 +176,110 @@ def generalized_advantage_moments(
     return AdvantageMoments(first.to(dtype), variance.to(dtype))
 
 
-def _sums_until_cut(terms: Tensor, rate: float, goes_on: Tensor) -> Tensor:
-    """Σ_l rate^l x_{t+l}, up to the first step that does not go on, by doubling the number of terms in each pass."""
-    sums, n_terms = terms, 1
+class _Steps(NamedTuple):
+    """The tensors that `generalized_advantages` takes, in its order."""
+
+    rewards: Tensor
+    values: Tensor
+    next_values: Tensor
+    terminated: Tensor
+    truncated: Tensor | None
+    mask: Tensor | None
+
+
+def _check_steps(steps: _Steps) -> None:
+    """Raise unless the tensors fit together, and no step is both terminated and truncated."""
+    rewards, values, next_values, terminated, truncated, mask = steps
+    _checks.check_floating("rewards", rewards)
+    _checks.check_at_least_1d("rewards", rewards, "time")
+    for name, flag in {"terminated": terminated, "truncated": truncated, "mask": mask}.items():
+        if flag is not None or name == "terminated":
+            _checks.check_bool(name, flag)
+            assert flag is not None
+            _checks.check_same_device(name, flag, "rewards", rewards)
+            _checks.check_same_shape(name, flag, "rewards", rewards)
+    _checks.check_has_values("rewards", rewards)
+    for name, tensor in {"values": values, "next_values": next_values}.items():
+        _checks.check_floating(name, tensor)
+        _checks.check_same_kind(name, tensor, "rewards", rewards)
+        _checks.check_same_shape(name, tensor, "rewards", rewards)
+    if truncated is None or _checks.is_traced(terminated, truncated, mask):
+        return
+    both = terminated & truncated if mask is None else terminated & truncated & mask
+    if both.any():
+        raise ValueError(
+            f"terminated and truncated are both True at {_checks.first_place(both)}: a step is one or neither"
+        )
+
+
+def _check_finite(steps: _Steps) -> None:
+    """Raise if a number that is read is not finite."""
+    mask, goes_on = steps.mask, ~steps.terminated
+    _checks.check_finite("rewards", steps.rewards, mask)
+    _checks.check_finite("values", steps.values, mask)
+    _checks.check_finite("next_values", steps.next_values, goes_on if mask is None else goes_on & mask)
+
+
+def _plain_advantages(
+    steps: _Steps, gamma: float, lam: float, add_up: Callable[[Tensor, float, Tensor], Tensor] | None = None
+) -> Tensor:
+    """The advantages of the steps that were taken; the sums by `_sums_until_cut` or in another way."""
+    add_up = _sums_until_cut if add_up is None else add_up
+    rewards, values, next_values, terminated, truncated, mask = steps
+    # δ_t = R_{t+1} + γ V(S_{t+1}) − V(S_t)
+    errors = torch.add(wide(rewards), wide(torch.where(terminated, 0.0, next_values)), alpha=gamma) - wide(values)
+    cut = terminated if truncated is None else terminated | truncated
+    if mask is None:
+        return add_up(errors, gamma * lam, cut).to(rewards.dtype)
+    # Between steps that were not taken there is nothing to cut: most blocks of padding stay whole.
+    cut = mask & (cut | pad(~mask[..., 1:], (0, 1)))
+    sums = add_up(torch.where(mask, errors, 0.0), gamma * lam, cut)
+    return torch.where(mask, sums, 0.0).to(rewards.dtype)
+
+
+def _sums_until_cut(terms: Tensor, rate: float, cut: Tensor) -> Tensor:
+    """Σ_l rate^l x_{t+l}, up to the first step that is cut off from the next: blocks without a cut by one product."""
+    if terms.numel() == 0 or _checks.is_traced(terms, cut):
+        return _sums_by_doubling(terms, rate, cut)
+    *batch, horizon = terms.shape
+    if horizon <= BLOCK**2 // 2:
+        sums, _ = _sums_in_blocks(terms.reshape(-1, horizon), rate, cut.reshape(-1, horizon))
+        return sums.reshape(terms.shape).contiguous()
+    if padding := -horizon % BLOCK:
+        terms, cut = pad(terms, (0, padding)), pad(cut, (0, padding))
+    terms, cut = terms.reshape(-1, BLOCK), cut.reshape(-1, BLOCK).contiguous()
+    eight_by_eight = cut.view(torch.int64)  # which torch tests faster than bytes
+    has_cut = (eight_by_eight[:, 0] | eight_by_eight[:, 1]) != 0
+    blocks = has_cut.nonzero().squeeze(-1)
+    steps = torch.arange(BLOCK, dtype=torch.float64, device=terms.device)
+    within = discount_weights(rate, steps[:, None] - steps).to(terms.dtype)
+    until_cut, reaches_next = _sums_in_blocks(terms[blocks], rate, cut[blocks])
+    sums = (terms @ within).index_copy_(0, blocks, until_cut)
+    # What the first steps of the blocks are worth is such a sum again, in steps BLOCK times as long.
+    starts = _sums_until_cut(sums[:, 0].reshape(*batch, -1), rate**BLOCK, has_cut.reshape(*batch, -1))
+    next_start = pad(starts[..., 1:], (0, 1)).reshape(-1, 1)
+    to_next_block = torch.pow(rate, BLOCK - steps).to(terms.dtype)
+    sums.addcmul_(torch.where(has_cut[:, None], 0.0, next_start), to_next_block)
+    sums.index_add_(0, blocks, next_start[blocks] * to_next_block * reaches_next)
+    return sums.reshape(*batch, -1)[..., :horizon].contiguous()
+
+
+def _sums_in_blocks(terms: Tensor, rate: float, cut: Tensor) -> tuple[Tensor, Tensor]:
+    """The sums within each row, and 1 where nothing is cut up to the end of the row, else 0."""
+    sums, goes_on, n_terms = terms.T.contiguous(), (~cut).T.to(terms.dtype), 1
+    while n_terms < len(sums):
+        # Σ_{l<2n} = Σ_{l<n} + rate^n Σ_{n≤l<2n}, if none of the first n steps is cut off
+        longer = torch.addcmul(sums[:-n_terms], goes_on[:-n_terms], sums[n_terms:], value=rate**n_terms)
+        sums = torch.cat([longer, sums[-n_terms:]])
+        goes_on = torch.cat([goes_on[:-n_terms] * goes_on[n_terms:], goes_on[-n_terms:]])
+        n_terms *= 2
+    return sums.T, goes_on.T
+
+
+def _sums_by_doubling(terms: Tensor, rate: float, cut: Tensor) -> Tensor:
+    """The sums until a cut in as many passes as the length has bits, whatever the values and where the cuts are."""
+    sums, goes_on, n_terms = terms, ~cut, 1
     while n_terms < terms.shape[-1]:
-        # Σ_{l<2n} = Σ_{l<n} + rate^n Σ_{n≤l<2n}, if none of the first n steps is cut
         later = torch.where(goes_on[..., :-n_terms], rate**n_terms * sums[..., n_terms:], 0.0)
         sums = sums + pad(later, (0, n_terms))
         goes_on = goes_on & pad(goes_on[..., n_terms:], (0, n_terms))
@@ -184,25 +287,44 @@ def _sums_until_cut(terms: Tensor, rate: float, goes_on: Tensor) -> Tensor:
     return sums
 
 
-def _checked_ends(
-    rewards: Tensor, terminated: Tensor, truncated: Tensor | None, mask: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Where steps terminated their episodes, and where they ended them in either way."""
-    _checks.check_floating("rewards", rewards)
-    _checks.check_at_least_1d("rewards", rewards, "time")
-    flags = {"terminated": terminated, "truncated": truncated, "mask": mask}
-    for name, flag in flags.items():
-        if flag is not None or name == "terminated":
-            _checks.check_bool(name, flag)
-            assert flag is not None
-            _checks.check_same_device(name, flag, "rewards", rewards)
-            _checks.check_same_shape(name, flag, "rewards", rewards)
-    _checks.check_finite("rewards", rewards, mask)
-    if truncated is None:
-        return terminated, terminated
-    both = terminated & truncated if mask is None else terminated & truncated & mask
-    if not _checks.is_traced(both) and both.any():
-        raise ValueError(
-            f"terminated and truncated are both True at {_checks.first_place(both)}: a step is one or neither"
-        )
-    return terminated, terminated | truncated
+def _compiled_advantages(steps: _Steps, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """`_plain_advantages` by compiled loops over time, in float64, and where they cut the sums; they are checked."""
+    if any(x is not None and x.requires_grad for x in steps):
+        attached: tuple[Tensor, Tensor] = _CompiledAdvantages.apply(*steps, gamma, lam)  # type: ignore[no-untyped-call]
+        return attached
+    from pgtheory import _kernels
+
+    advantages = torch.empty(steps.rewards.shape, dtype=steps.rewards.dtype)
+    cut = torch.empty(steps.rewards.shape, dtype=torch.bool)
+    arrays = [_compiled.as_array(steps.terminated if x is None else x) for x in steps]
+    has = steps.truncated is not None, steps.mask is not None
+    kernel = _kernels.generalized_advantages
+    if not _kernels.over_time(kernel, *arrays, *has, gamma, rate=gamma * lam, cut=cut, sums=advantages):
+        _check_finite(steps)
+    return advantages, cut
+
+
+class _CompiledAdvantages(torch.autograd.Function):
+    """The derivative of `_compiled_advantages`."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+        """See `generalized_advantages`."""
+        tensors: Any = (x if x is None else x.detach() for x in arguments[:6])
+        steps, gamma, lam = _Steps(*tensors), *arguments[6:]
+        advantages, cut = _compiled_advantages(steps, gamma, lam)
+        ctx.save_for_backward(steps.terminated, steps.mask, cut)
+        ctx.mark_non_differentiable(cut)
+        ctx.gamma, ctx.rate = gamma, gamma * lam
+        return advantages, cut
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        """The adjoint sums from the past, and begins anew after each cut."""
+        terminated, mask, cut = ctx.saved_tensors
+        before = pad(cut[..., :-1].flip(-1), (0, 1))
+        taken = slopes[0] if mask is None else slopes[0].masked_fill(~mask, 0.0)
+        later = _sums_until_cut(taken.flip(-1), ctx.rate, before).flip(-1)
+        of_errors = later if mask is None else later.masked_fill(~mask, 0.0)
+        of_next = (ctx.gamma * of_errors).masked_fill(terminated, 0.0)
+        return of_errors, -of_errors, of_next, None, None, None, None, None

@@ -4,13 +4,16 @@ r"""Returns: what a trajectory of rewards is worth, seen from each of its steps 
 :math:`A_t` was taken.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pgtheory import _checks
+from pgtheory import _checks, _compiled
 from pgtheory._masks import is_last_step
+from pgtheory._precision import wide
 
 __all__ = [
     "discount_factors",
@@ -90,7 +93,7 @@ def return_matrix(
     horizon = _checks.check_count("horizon", horizon, at_least=0)
     _checks.check_room("return_matrix, at this horizon,", horizon, horizon, limit=2**28)
     gamma, steps, dtype = _checks.check_gamma(gamma), _steps(horizon, device), _floating("dtype", dtype)
-    return _weights(gamma, steps - steps[:, None]).to(dtype)
+    return discount_weights(gamma, steps - steps[:, None]).to(dtype)
 
 
 def returns_to_go(
@@ -132,10 +135,12 @@ def returns_to_go(
         tensor([2., 2., 4., 0.])
     """
     gamma = _checks.check_gamma(gamma)
-    taken = _rewards_taken(rewards, mask)
-    returns = _discount(taken, gamma).to(rewards.dtype)
+    _check_rewards(rewards, mask)
+    if _compiled.takes_over(rewards, mask):
+        return _compiled_returns(rewards, mask, gamma)
+    returns = _plain_returns(rewards, mask, gamma)
     _check_returns(returns, rewards, mask)
-    return returns if mask is None else torch.where(mask, returns, 0)
+    return returns
 
 
 def discounted_return(
@@ -169,7 +174,8 @@ def discounted_return(
         tensor([2.0000, 0.5000])
     """
     gamma = _checks.check_gamma(gamma)
-    taken = _rewards_taken(rewards, mask)
+    _check_rewards(rewards, mask)
+    taken = _taken(rewards, mask)
     factors = discount_factors(gamma, taken.shape[-1], dtype=taken.dtype, device=taken.device)
     returns = (taken @ factors).to(rewards.dtype)
     _check_returns(returns, rewards, mask)
@@ -289,19 +295,59 @@ def _steps(horizon: int, device: torch.device | str | None) -> Float[Tensor, " T
     return torch.arange(horizon, dtype=torch.float64, device=device)
 
 
-def _rewards_taken(rewards: Tensor, mask: Tensor | None) -> Tensor:
-    """The rewards, 0 where no step was taken, in the precision to sum them in."""
+def _check_rewards(rewards: Tensor, mask: Tensor | None) -> None:
+    """Raise unless they are tensors that fit together."""
     _checks.check_floating("rewards", rewards)
     _checks.check_at_least_1d("rewards", rewards, "time")
     if mask is not None:
         _checks.check_mask(mask, "rewards", rewards)
     _checks.check_has_values("rewards", rewards)
-    if mask is not None:
-        rewards = torch.where(mask, rewards, 0)
-    return rewards.to(torch.promote_types(rewards.dtype, torch.float32))
 
 
-def _weights(gamma: float, lags: Tensor) -> Tensor:
+def _taken(rewards: Tensor, mask: Tensor | None) -> Tensor:
+    """The rewards, 0 where no step was taken, in the precision to sum them in."""
+    return wide(rewards if mask is None else torch.where(mask, rewards, 0))
+
+
+def _plain_returns(rewards: Tensor, mask: Tensor | None, gamma: float) -> Tensor:
+    """The returns of the steps that were taken."""
+    returns = _discount(_taken(rewards, mask), gamma).to(rewards.dtype)
+    return returns if mask is None else torch.where(mask, returns, 0)
+
+
+def _compiled_returns(rewards: Tensor, mask: Tensor | None, gamma: float) -> Tensor:
+    """`_plain_returns` by compiled loops over time, in float64; they are checked."""
+    if rewards.requires_grad:
+        attached: Tensor = _CompiledReturns.apply(rewards, mask, gamma)  # type: ignore[no-untyped-call]
+        return attached
+    from pgtheory import _kernels
+
+    returns = torch.empty(rewards.shape, dtype=rewards.dtype)
+    arrays = [None if x is None else _compiled.as_array(x) for x in (rewards, mask)]
+    if not _kernels.over_time(_kernels.returns_to_go, *arrays, rate=gamma, taken=arrays[1], sums=returns):
+        _check_returns(returns, rewards, mask)
+    return returns
+
+
+class _CompiledReturns(torch.autograd.Function):
+    """The derivative of `_compiled_returns`."""
+
+    @staticmethod
+    def forward(ctx: Any, rewards: Tensor, mask: Tensor | None, gamma: float) -> Tensor:
+        """See `returns_to_go`."""
+        ctx.save_for_backward(mask)
+        ctx.gamma = gamma
+        return _compiled_returns(rewards.detach(), mask, gamma)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
+        """The adjoint sums from the past as the returns sum from the future."""
+        (mask,) = ctx.saved_tensors
+        later = _plain_returns(slopes[0].flip(-1), None if mask is None else mask.flip(-1), ctx.gamma)
+        return later.flip(-1), None, None
+
+
+def discount_weights(gamma: float, lags: Tensor) -> Tensor:
     """γ^lag where the lag is not negative, and 0 where it is: a reward of the past."""
     return torch.where(lags >= 0, torch.pow(gamma, lags), 0)
 
@@ -310,7 +356,7 @@ def _discount(rewards: Tensor, gamma: float, stride: int = 1) -> Tensor:
     """Discounted sums from each index to the end of the last axis; neighbours lie `stride` steps of time apart."""
     horizon = rewards.shape[-1]
     steps = torch.arange(min(horizon, BLOCK), dtype=torch.float64, device=rewards.device)
-    within = _weights(gamma, stride * (steps[:, None] - steps)).to(rewards.dtype)
+    within = discount_weights(gamma, stride * (steps[:, None] - steps)).to(rewards.dtype)
     if horizon <= BLOCK:
         return rewards @ within
     whole = pad(rewards, (0, -horizon % BLOCK)) if horizon % BLOCK else rewards
