@@ -80,7 +80,7 @@ def greedy(logits: Float[Tensor, "*batch V"]) -> Int[Tensor, "*batch"]:
         tensor(1)
     """
     _check_logits(logits)
-    return logits.argmax(-1)  # the first, by torch's documentation
+    return logits.max(-1).indices  # of the first maximum, says torch's documentation
 
 
 def temperature(logits: Float[Tensor, "*batch V"], tau: float) -> Float[Tensor, "*batch V"]:
@@ -150,7 +150,8 @@ def top_k(logits: Float[Tensor, "*batch V"], k: int) -> Float[Tensor, "*batch V"
     if k >= logits.shape[-1]:
         return logits.clone()
     if is_traced(logits):
-        return logits.masked_fill(~_first_of_ranking(logits.detach(), k), -math.inf)
+        boundary = logits.detach().topk(k, sorted=False).values.amin(-1, keepdim=True)
+        return _keep_from(logits, boundary, k - (logits.detach() > boundary).sum(-1, keepdim=True))
     index = _largest(logits.detach(), k)[1]
     return torch.full_like(logits, -math.inf).scatter_(-1, index, logits.gather(-1, index))
 
@@ -636,30 +637,28 @@ def _largest(logits: Tensor, k: int, tau: float = 1.0) -> tuple[Tensor, Tensor]:
     splits_ties = (best[..., k] == best[..., k - 1]) & (best[..., k] > -math.inf)
     index = index[..., :k]
     if bool(splits_ties.any()):
-        index[splits_ties] = _first_of_ranking(scaled[splits_ties], k).nonzero()[:, 1].view(-1, k)
+        index[splits_ties] = _first_from(scaled[splits_ties], best[splits_ties][:, k - 1 : k], k)
     index = index.sort(-1).values
     return scaled.gather(-1, index), index
 
 
-def _first_of_ranking(values: Tensor, k: int) -> Tensor:
-    """The mask of the k largest values: the ones above the k-th, and the first of those that equal it."""
-    boundary = values.topk(k, sorted=False).values.amin(-1, keepdim=True)
-    n_ties = k - (values > boundary).sum(-1, keepdim=True)
-    return ~_dropped(values, boundary, n_ties)
+def _first_from(values: Tensor, boundary: Tensor, k: int) -> Tensor:
+    """The indices of the k largest values of each row [N, V], where the k-th is its `boundary` and others equal it."""
+    row, index = (values >= boundary).nonzero().unbind(-1)
+    is_tie = values[row, index] == boundary[row, 0]
+    ties, above = (row[x].bincount(minlength=len(values)) for x in (is_tie, ~is_tie))
+    place = is_tie.cumsum(0) - (ties.cumsum(0) - ties)[row]  # of a tie in its row: 1, 2, ...
+    return index[~is_tie | (place <= k - above[row])].view(-1, k)
 
 
 def _keep_from(logits: Tensor, boundary: Tensor, n_ties: Tensor | None) -> Tensor:
     """`logits` above the row's `boundary`, and the first `n_ties` of those that equal it (None: all); else -inf."""
-    return logits.masked_fill(_dropped(logits.detach(), boundary, n_ties), -math.inf)
-
-
-def _dropped(values: Tensor, boundary: Tensor, n_ties: Tensor | None) -> Tensor:
-    """The mask of the values below `boundary`, and of those that equal it after the first `n_ties`."""
+    values = logits.detach()
     dropped = values < boundary
     if n_ties is not None:
         ties = values == boundary
         dropped = dropped | (ties & (ties.cumsum(-1, dtype=torch.int32) > n_ties))
-    return dropped
+    return logits.masked_fill(dropped, -math.inf)
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

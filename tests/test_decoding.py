@@ -620,6 +620,16 @@ def test_decode_is_sample_of_min_p_of_top_p_of_top_k_of_temperature(
     assert torch.equal(drawn, sample(composed, generator=seeded(1)))
 
 
+@pytest.mark.usefixtures("compiled_or_not")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_decode_draws_from_the_k_largest_tokens_what_the_composition_draws_from_all(dtype: torch.dtype) -> None:
+    logits = (3 * torch.randn(200, 60, generator=seeded(), dtype=F64)).round(decimals=1).to(dtype)
+    for tau, k, p, m in itertools.product((0.7, 1.0, 2.5), (1, 7, 59), (0.5, 0.9, 1.0), (0.0, 0.1)):
+        composed = min_p(top_p(top_k(temperature(logits, tau), k), p), m)
+        drawn = decode(logits, temperature=tau, top_k=k, top_p=p, min_p=m, generator=seeded(1))
+        assert torch.equal(drawn, sample(composed, generator=seeded(1)))
+
+
 def test_temperature_and_top_p_do_not_commute() -> None:
     logits = row([0.5, 0.3, 0.2]).log()
     first_temperature = decoding_distribution(logits, temperature=0.5, top_p=0.6)
