@@ -7,12 +7,15 @@ lower index first.
 """
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pgtheory import _compiled
 from pgtheory._checks import (
+    FLOATING,
     check_at_least_1d,
     check_count,
     check_finite,
@@ -53,6 +56,7 @@ TIE_FRACTION = 1e-4
 
 _BINS = 4096  # of one pass of the search for the crossing token
 _SORT_UP_TO = 4096  # tokens: below, one sort is faster than the search
+_SORT_UP_TO_COMPILED = 512  # ... than the compiled one
 
 
 def greedy(logits: Float[Tensor, "*batch V"]) -> Int[Tensor, "*batch"]:
@@ -69,16 +73,14 @@ def greedy(logits: Float[Tensor, "*batch V"]) -> Int[Tensor, "*batch"]:
         ValueError: `logits` holds NaN or :math:`+\infty`, or a row of nothing but :math:`-\infty`.
 
     Source:
-        Sutton and Barto (2018), equation 2.2. `torch.argmax` does not say which of several maxima it returns.
+        Sutton and Barto (2018), equation 2.2.
 
     Example:
         >>> greedy(torch.tensor([1.0, 3.0, 3.0]))
         tensor(1)
     """
     _check_logits(logits)
-    index = torch.arange(logits.shape[-1], device=logits.device)
-    is_largest = logits == logits.amax(-1, keepdim=True)
-    return torch.where(is_largest, index, logits.shape[-1]).amin(-1)
+    return logits.max(-1).indices  # of the first maximum, says torch's documentation
 
 
 def temperature(logits: Float[Tensor, "*batch V"], tau: float) -> Float[Tensor, "*batch V"]:
@@ -116,6 +118,8 @@ def temperature(logits: Float[Tensor, "*batch V"], tau: float) -> Float[Tensor, 
     if tau < 2 / torch.finfo(wide(logits).dtype).max:  # so that 1/τ, by which some kernels multiply, is finite
         return _sharpened(logits, tau)
     scaled = logits / tau
+    if not is_traced(logits) and not _may_overflow(logits.detach(), tau):
+        return scaled
     overflows = (scaled.isinf() & logits.isfinite()).any(-1, keepdim=True)
     return torch.where(overflows, (logits - logits.amax(-1, keepdim=True)) / tau, scaled)
 
@@ -145,11 +149,11 @@ def top_k(logits: Float[Tensor, "*batch V"], k: int) -> Float[Tensor, "*batch V"
     k = check_count("k", k)
     if k >= logits.shape[-1]:
         return logits.clone()
-    boundary = logits.detach().topk(k, sorted=False).values.amin(-1, keepdim=True)
-    larger = (logits.detach() > boundary).sum(-1, keepdim=True)
-    n_ties = k - larger
-    splits_ties = is_traced(logits) or bool(((logits.detach() == boundary).sum(-1, keepdim=True) > n_ties).any())
-    return _keep_from(logits, boundary, n_ties if splits_ties else None)
+    if is_traced(logits):
+        boundary = logits.detach().topk(k, sorted=False).values.amin(-1, keepdim=True)
+        return _keep_from(logits, boundary, k - (logits.detach() > boundary).sum(-1, keepdim=True))
+    index = _largest(logits.detach(), k)[1]
+    return torch.full_like(logits, -math.inf).scatter_(-1, index, logits.gather(-1, index))
 
 
 def top_p(logits: Float[Tensor, "*batch V"], p: float) -> Float[Tensor, "*batch V"]:
@@ -161,8 +165,8 @@ def top_p(logits: Float[Tensor, "*batch V"], p: float) -> Float[Tensor, "*batch 
     token's probability: so float32 logarithms of 1/2, 1/4, 1/8, 1/8 reach p = 3/4 with two tokens. Logits of 16 bits
     are taken as exact.
 
-    Eager calls search for the crossing token and depend on the data; under `torch.func` transforms and `torch.compile`
-    the vocabulary is sorted instead, with the same result.
+    Eager calls search for the crossing token and depend on the data (compiled, with the extra `fast`); under
+    `torch.func` transforms and `torch.compile` the vocabulary is sorted instead, with the same result.
 
     Args:
         logits: Preferences :math:`[\dots, V]`.
@@ -186,10 +190,15 @@ def top_p(logits: Float[Tensor, "*batch V"], p: float) -> Float[Tensor, "*batch 
     p = _check_p("p", p)
     if p == 1.0:
         return logits.clone()
+    n_tokens = logits.shape[-1]
+    if n_tokens > _SORT_UP_TO_COMPILED and _compiled.takes_over(logits, dtypes=FLOATING):
+        kept = _compiled_nucleus(logits, p)
+        through_kept = logits.requires_grad and torch.is_grad_enabled()
+        return logits.masked_fill(kept == -math.inf, -math.inf) if through_kept else kept
     values = _at_least_float32(logits.detach())
-    if is_traced(logits) or logits.device.type != "cpu" or logits.shape[-1] <= _SORT_UP_TO:
-        return logits.masked_fill(~_nucleus_by_sorting(values, p), -math.inf)
-    rows = [_nucleus_boundary(row, p) for row in values.reshape(-1, logits.shape[-1])]
+    if is_traced(logits) or logits.device.type != "cpu" or n_tokens <= _SORT_UP_TO:
+        return logits.masked_fill(~_nucleus_by_sorting(values, p, n_tokens), -math.inf)
+    rows = [_nucleus_boundary(row, p) for row in values.reshape(-1, n_tokens)]
     boundary, n_ties, n_equal = torch.tensor(rows, dtype=torch.float64).view(*logits.shape[:-1], 3, 1).unbind(-2)
     return _keep_from(logits, boundary.to(logits.dtype), None if bool((n_ties >= n_equal).all()) else n_ties)
 
@@ -253,6 +262,8 @@ def inverse_cdf(logits: Float[Tensor, "*batch V"], uniforms: Float[Tensor, "*bat
     """
     _check_logits(logits)
     _check_uniforms(uniforms, logits)
+    if _compiled.takes_over(logits, uniforms, dtypes=FLOATING):
+        return _compiled_inverse_cdf(logits, uniforms)
     cumulative = _weights(logits.detach()).cumsum(-1)
     # u times the total, rather than u against probabilities: the last sum is then exceeded by no u < 1.
     reached = uniforms.unsqueeze(-1) * cumulative[..., -1:]
@@ -357,10 +368,7 @@ def decoding_logits(
         >>> decoding_logits(torch.tensor([0.0, 1.0, 2.0]), temperature=0.5, top_k=2)
         tensor([-inf, 2., 4.])
     """
-    tau = _check_tau("temperature", temperature)
-    k = None if top_k is None else check_count("top_k", top_k)
-    p = None if top_p is None else _check_p("top_p", top_p)
-    least = None if min_p is None else check_unit_interval("min_p", min_p)
+    tau, k, p, least = _check_options(temperature, top_k, top_p, min_p)
     filtered = _temperature(logits, tau)
     filtered = filtered if k is None else _top_k(filtered, k)
     filtered = filtered if p is None else _top_p(filtered, p)
@@ -461,6 +469,8 @@ def decode(
 ) -> Int[Tensor, "*batch"]:
     r"""One token of each row, drawn from π′: temperature, top-k, top-p, min-p, then `sample`. :eq:`eq-decoding-map`
 
+    After top-k, only the k tokens that it keeps are worked on.
+
     Args:
         logits: Preferences :math:`[\dots, V]`.
         temperature: The temperature τ, at least 0; 0 is greedy decoding.
@@ -483,8 +493,17 @@ def decode(
         >>> decode(torch.tensor([0.0, 3.0, 3.0]), temperature=0)
         tensor(1)
     """
-    filtered = decoding_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    return sample(filtered, generator=generator)
+    tau, k, p, least = _check_options(temperature, top_k, top_p, min_p)
+    _check_logits(logits)
+    n_tokens, k = logits.shape[-1], 1 if tau == 0 else k
+    if k is None or k >= n_tokens or is_traced(logits):
+        filtered = decoding_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+        return sample(filtered, generator=generator)
+    kept, index = _largest(logits.detach(), k, 1.0 if tau == 0 else tau)
+    if p is not None and p < 1:
+        kept = kept.masked_fill(~_nucleus_by_sorting(_at_least_float32(kept), p, n_tokens), -math.inf)
+    kept = kept if least is None else _min_p(kept, least)
+    return index.gather(-1, sample(kept, generator=generator).unsqueeze(-1)).squeeze(-1)
 
 
 def beam_search(
@@ -597,6 +616,41 @@ def _check_sums(policy: Tensor) -> None:
         raise ValueError(f"policy sums to {total[bad][0].item():.10g} at {first_place(bad)}, not 1")
 
 
+def _may_overflow(logits: Tensor, tau: float) -> bool:
+    """Whether a finite logit divided by τ may be infinite."""
+    if tau >= 1 or logits.numel() == 0:
+        return False
+    limit = tau * torch.finfo(logits.dtype).max / 2  # half: room for rounding
+    least, largest = (x.item() for x in logits.aminmax())
+    return (least < -limit or largest > limit) and bool(((logits.abs() > limit) & logits.isfinite()).any())
+
+
+def _largest(logits: Tensor, k: int, tau: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The k < V largest logits of each row divided by τ, of ties the first, and their indices, in ascending order."""
+    if logits.dtype in _compiled.DTYPES and _compiled.takes_over(logits) and not _may_overflow(logits, tau):
+        return _compiled_largest(logits, k, tau)
+    scaled = temperature(logits, tau) if tau != 1 else logits
+    if _compiled.takes_over(scaled, dtypes=FLOATING):  # of 16 bits: a quotient is rounded, so that there are ties
+        values, index = _compiled_largest(scaled.float(), k, 1.0)
+        return values.to(logits.dtype), index
+    best, index = scaled.topk(k + 1)
+    splits_ties = (best[..., k] == best[..., k - 1]) & (best[..., k] > -math.inf)
+    index = index[..., :k]
+    if bool(splits_ties.any()):
+        index[splits_ties] = _first_from(scaled[splits_ties], best[splits_ties][:, k - 1 : k], k)
+    index = index.sort(-1).values
+    return scaled.gather(-1, index), index
+
+
+def _first_from(values: Tensor, boundary: Tensor, k: int) -> Tensor:
+    """The indices of the k largest values of each row [N, V], where the k-th is its `boundary` and others equal it."""
+    row, index = (values >= boundary).nonzero().unbind(-1)
+    is_tie = values[row, index] == boundary[row, 0]
+    ties, above = (row[x].bincount(minlength=len(values)) for x in (is_tie, ~is_tie))
+    place = is_tie.cumsum(0) - (ties.cumsum(0) - ties)[row]  # of a tie in its row: 1, 2, ...
+    return index[~is_tie | (place <= k - above[row])].view(-1, k)
+
+
 def _keep_from(logits: Tensor, boundary: Tensor, n_ties: Tensor | None) -> Tensor:
     """`logits` above the row's `boundary`, and the first `n_ties` of those that equal it (None: all); else -inf."""
     values = logits.detach()
@@ -617,25 +671,25 @@ def _weights(values: Tensor) -> Tensor:
     return values.to(torch.float64, copy=True).sub_(values.amax(-1, keepdim=True)).exp_()
 
 
-def _tie_tolerance(values: Tensor) -> float:
+def _tie_tolerance(dtype: torch.dtype, n_tokens: int) -> float:
     """The mass that rounding may have taken from a set: of the logits to their dtype, and of a sum of V terms."""
-    return 8 * torch.finfo(values.dtype).eps + values.shape[-1] * torch.finfo(torch.float64).eps
+    return 8 * torch.finfo(dtype).eps + n_tokens * torch.finfo(torch.float64).eps
 
 
-def _in_nucleus(ranked: Tensor, p: float) -> Tensor:
+def _in_nucleus(ranked: Tensor, p: float, n_tokens: int) -> Tensor:
     """Which of the values [..., V], in descending order, are in the nucleus: those with less than p before them."""
     weights = _weights(ranked)
     cumulative = weights.cumsum(-1)
     before = torch.cat([torch.zeros_like(cumulative[..., :1]), cumulative[..., :-1]], dim=-1)
-    slack = (TIE_FRACTION * weights).clamp(max=_tie_tolerance(ranked) * cumulative[..., -1:])
+    slack = (TIE_FRACTION * weights).clamp(max=_tie_tolerance(ranked.dtype, n_tokens) * cumulative[..., -1:])
     first = torch.arange(ranked.shape[-1], device=ranked.device) == 0
     return (before + slack < p * cumulative[..., -1:]) | first
 
 
-def _nucleus_by_sorting(values: Tensor, p: float) -> Tensor:
-    """The mask of the nucleus: everything sorted, everything summed."""
+def _nucleus_by_sorting(values: Tensor, p: float, n_tokens: int) -> Tensor:
+    """The mask of the nucleus: everything sorted, everything summed. All other of the `n_tokens` are -inf."""
     ranked, order = torch.sort(values, dim=-1, descending=True, stable=True)
-    kept = _in_nucleus(ranked, p)
+    kept = _in_nucleus(ranked, p, n_tokens)
     return torch.zeros_like(kept).scatter(-1, order, kept)
 
 
@@ -647,7 +701,7 @@ def _nucleus_boundary(values: Tensor, p: float) -> tuple[float, int, int]:
     all that are left are equal.
     """
     weights, largest = _weights(values), values.amax().item()
-    total, slack = weights.sum().item(), _tie_tolerance(values)
+    total, slack = weights.sum().item(), _tie_tolerance(values.dtype, len(values))
     # Tokens with less than (1 - p) / V of the mass are not needed: together they have less than 1 - p.
     lowest = max(values.amin().item(), largest + math.log((1 - p) / len(values) * total))
     highest, before = largest, 0.0
@@ -681,6 +735,54 @@ def _crossing_bin(
     mass_before = torch.cat([mass.new_tensor([before]), mass[:-1]]).cumsum(0)
     crossing = int(((mass_before < target) & (mass > 0)).nonzero()[-1])
     return bins == crossing + 1, mass_before[crossing].item()
+
+
+def _compiled_nucleus(logits: Tensor, p: float) -> Tensor:
+    """`top_p` by its kernel."""
+    from pgtheory import _kernels
+
+    values = _at_least_float32(logits.detach()).resolve_neg().contiguous()
+    kept = torch.empty_like(values) if values.data_ptr() == logits.data_ptr() else values
+    rounding = _tie_tolerance(values.dtype, values.shape[-1])
+    rows, largest, out = (_rows(x) for x in (values, values.amax(-1, keepdim=True), kept))
+    _compiled.over_rows(_kernels.nucleus, len(rows), rows, largest[:, 0], p, rounding, TIE_FRACTION, out)
+    return kept.to(logits.dtype)
+
+
+def _compiled_largest(logits: Tensor, k: int, tau: float) -> tuple[Tensor, Tensor]:
+    """`_largest` by its kernel."""
+    from pgtheory import _kernels
+
+    values, index = (torch.empty((*logits.shape[:-1], k), dtype=dtype) for dtype in (logits.dtype, torch.int64))
+    rows = _rows(logits)
+    bits, scale = rows.view(f"i{rows.itemsize}"), rows.dtype.type(tau)
+    _compiled.over_rows(_kernels.largest, len(rows), rows, bits, scale, k, _rows(values), _rows(index))
+    return values, index
+
+
+def _compiled_inverse_cdf(logits: Tensor, uniforms: Tensor) -> Tensor:
+    """`inverse_cdf` by its kernel."""
+    from pgtheory import _kernels
+
+    values, tokens = _at_least_float32(logits.detach()), torch.empty(uniforms.shape, dtype=torch.int64)
+    columns = (x.reshape(-1).numpy() for x in (values.amax(-1), uniforms.detach().double(), tokens))
+    _compiled.over_rows(_kernels.inverse_cdf, tokens.numel(), _rows(values), *columns)
+    return tokens
+
+
+def _rows(values: Tensor) -> Any:
+    """The rows of a tensor [..., V] as an array: a view, wherever the tensor is contiguous."""
+    return _compiled.as_array(values).reshape(-1, values.shape[-1])
+
+
+def _check_options(
+    temperature: object, top_k: object, top_p: object, min_p: object
+) -> tuple[float, int | None, float | None, float | None]:
+    """Return the options of decoding; raise unless each is None or in its range."""
+    tau = _check_tau("temperature", temperature)
+    k = None if top_k is None else check_count("top_k", top_k)
+    p = None if top_p is None else _check_p("top_p", top_p)
+    return tau, k, p, None if min_p is None else check_unit_interval("min_p", min_p)
 
 
 def _check_logits(logits: Tensor) -> None:

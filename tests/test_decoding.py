@@ -2,17 +2,18 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from fractions import Fraction
 
 import pytest
 import torch
-from helpers import assert_same_up_to_rounding, seeded
+from helpers import F64, assert_same_up_to_rounding, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 import pgtheory as pg
-from pgtheory import decoding
+from pgtheory import _compiled, decoding
 from pgtheory.decoding import (
     TIE_FRACTION,
     beam_search,
@@ -42,10 +43,26 @@ tied_logits = st.lists(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), min_size=1, max_s
 masses = st.floats(0.01, 1.0)
 
 
-@pytest.fixture(params=["search", "sort"])
+needs_numba = pytest.mark.skipif(not _compiled._has_numba(), reason="needs the extra fast")
+
+
+def take(route: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled kernels at every size, or plain torch: top-p by its search at every size, or by sorting."""
+    monkeypatch.setenv("PGTHEORY_FAST", "1" if route == "compiled" else "0")
+    monkeypatch.setattr(_compiled, "LEAST", 0)
+    monkeypatch.setattr(decoding, "_SORT_UP_TO", 10**9 if route == "sort" else 0)
+    monkeypatch.setattr(decoding, "_SORT_UP_TO_COMPILED", 0)
+
+
+@pytest.fixture(params=["search", "sort", pytest.param("compiled", marks=needs_numba)])
 def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Top-p by its search at every size, or by sorting at every size."""
-    monkeypatch.setattr(decoding, "_SORT_UP_TO", 0 if request.param == "search" else 10**9)
+    take(request.param, monkeypatch)
+    return str(request.param)
+
+
+@pytest.fixture(params=["plain", pytest.param("compiled", marks=needs_numba)])
+def compiled_or_not(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    take(request.param, monkeypatch)
     return str(request.param)
 
 
@@ -148,6 +165,7 @@ def test_a_temperature_that_would_overflow_gives_the_limit(dtype: torch.dtype) -
 # --- top-k
 
 
+@pytest.mark.usefixtures("compiled_or_not")
 @pytest.mark.equation("eq-top-k")
 @properties
 @given(tied_logits, st.integers(1, 15))
@@ -157,6 +175,7 @@ def test_top_k_keeps_the_first_k_of_the_ranking(logits: list[float], k: int) -> 
     assert all(filtered[i].item() == logits[i] for i in kept(filtered))
 
 
+@pytest.mark.usefixtures("compiled_or_not")
 @properties
 @given(some_logits, st.integers(1, 15))
 def test_top_k_twice_is_top_k(logits: list[float], k: int) -> None:
@@ -170,6 +189,7 @@ def test_top_k_sets_are_nested(logits: list[float], k: int) -> None:
     assert set(kept(top_k(row(logits), k))) <= set(kept(top_k(row(logits), k + 1)))
 
 
+@pytest.mark.usefixtures("compiled_or_not")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_top_k_is_exact_in_a_vocabulary_of_many_ties(dtype: torch.dtype) -> None:
     logits = torch.randn(2, 262_144, generator=seeded()).to(dtype)
@@ -347,6 +367,7 @@ LARGE = {
 }
 
 
+@pytest.mark.usefixtures("compiled_or_not")
 @pytest.mark.parametrize("name", LARGE)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_search_is_exact_in_large_vocabularies(name: str, dtype: torch.dtype) -> None:
@@ -363,6 +384,7 @@ def test_the_search_is_exact_in_large_vocabularies(name: str, dtype: torch.dtype
             assert n == 1 or math.fsum(weights[: n - 1].tolist()) < target
 
 
+@pytest.mark.usefixtures("compiled_or_not")
 @pytest.mark.parametrize("name", LARGE)
 def test_the_search_ends_where_rounding_hides_whether_p_is_reached(name: str) -> None:
     logits = LARGE[name](seeded())
@@ -371,14 +393,85 @@ def test_the_search_ends_where_rounding_hides_whether_p_is_reached(name: str) ->
     ).abs().max() < 1e-5
 
 
-def test_both_routes_agree_on_random_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_routes_agree_on_random_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     for scale, decimals in itertools.product((0.1, 1, 10), (0, 1, 6)):
         logits = (scale * torch.randn(50, 400, generator=seeded(), dtype=torch.float64)).round(decimals=decimals)
         for p in (0.1, 0.5, 0.95):
-            monkeypatch.setattr(decoding, "_SORT_UP_TO", 0)
+            take("search", monkeypatch)
             by_search = top_p(logits, p)
-            monkeypatch.setattr(decoding, "_SORT_UP_TO", 10**9)
+            take("sort", monkeypatch)
             assert torch.equal(by_search, top_p(logits, p))
+            if _compiled._has_numba():
+                take("compiled", monkeypatch)
+                assert torch.equal(by_search, top_p(logits, p))
+
+
+# --- the kernels
+
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": lambda x: x,
+    "transposed": lambda x: x.T.contiguous().T,
+    "every other row and token": lambda x: x.repeat_interleave(2, 0).repeat_interleave(2, 1)[::2, ::2],
+    "one row for all": lambda x: x[:1].expand(5, -1),
+    "negated": lambda x: torch.view_as_complex(torch.stack([x, -x], -1)).conj().imag if x.dtype == F64 else x,
+}
+
+
+@needs_numba
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_kernels_agree_with_torch_in_every_layout_and_dtype(
+    layout: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = (4 * torch.randn(5, 3001, generator=seeded(), dtype=F64)).to(dtype)
+    values[:, 100:200], values[1, 5:], values[3] = -INF, values[1, 5], values[3].round()
+    logits, uniforms = LAYOUTS[layout](values), torch.rand(5, generator=seeded(1), dtype=F64)
+    routes: list[Callable[[], Tensor]] = [
+        *(lambda p=p: top_p(logits, p) for p in (0.1, 0.9, 0.999)),
+        *(lambda k=k: top_k(logits, k) for k in (1, 50, 2950)),
+        lambda: inverse_cdf(logits, uniforms),
+        lambda: decode(logits, temperature=0.3, top_k=40, top_p=0.8, generator=seeded(2)),
+        lambda: decode(logits, temperature=1.7, top_k=2950, generator=seeded(3)),
+    ]
+    before, found = logits.clone(), []
+    for name, threads in (("search", 1), ("compiled", 1), ("compiled", 2)):
+        take(name, monkeypatch)
+        monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
+        found.append([route() for route in routes])
+    for plain, one, two in zip(*found, strict=True):
+        assert torch.equal(plain, one)
+        assert torch.equal(plain, two)
+    assert torch.equal(logits, before)
+
+
+@needs_numba
+def test_a_kernel_draws_the_extreme_tokens_of_a_row_of_many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    take("compiled", monkeypatch)
+    logits = torch.full((3, 5000), -INF, dtype=F64)
+    logits[:, 1023] = torch.tensor([-600.0, -800.0, 0.0])  # a probability of e^-600 can be drawn, by u = 0 alone
+    logits[:, [1024, 4000]] = 0.0
+    last = torch.tensor([0.0, 0.0, math.nextafter(1.0, 0.0)], dtype=F64)
+    assert inverse_cdf(logits, last).tolist() == [1023, 1024, 4000]
+
+
+@pytest.mark.usefixtures("compiled_or_not")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_quotient_by_the_temperature_that_is_rounded_makes_ties_for_top_k(dtype: torch.dtype) -> None:
+    one = torch.tensor(1.0, dtype=dtype)
+    logits = torch.stack([torch.nextafter(one, -one)] * 3 + [one] * 3 + [-one] * 40)  # the first ones are less
+    tau = next(x / 64 for x in range(65, 192) if logits[0] / (x / 64) == logits[3] / (x / 64))
+    drawn = decode(logits.expand(500, -1), temperature=tau, top_k=3, generator=seeded())
+    assert set(drawn.tolist()) == {0, 1, 2}
+
+
+@pytest.mark.usefixtures("compiled_or_not")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_decode_after_top_k_at_a_temperature_that_overflows_is_the_composition(dtype: torch.dtype) -> None:
+    logits = torch.tensor([[3.0, 2.0, -INF, 3.0, 1.0, -INF]] * 50, dtype=dtype)
+    tau = torch.finfo(dtype).tiny * 2
+    drawn = decode(logits, temperature=tau, top_k=3, top_p=0.9, min_p=0.1, generator=seeded())
+    assert set(drawn.tolist()) == {0, 3}
 
 
 # --- min-p
@@ -430,6 +523,7 @@ def test_min_p_of_one_keeps_every_maximum_and_no_min_p_revives_a_token(dtype: to
 # --- sampling
 
 
+@pytest.mark.usefixtures("compiled_or_not")
 @pytest.mark.equation("eq-inverse-cdf")
 @properties
 @given(st.lists(st.sampled_from([-INF, 0.0, math.log(2), math.log(3)]), min_size=1, max_size=9), st.integers(0, 2**20))
@@ -445,6 +539,7 @@ def test_inverse_cdf_inverts_the_cumulative_distribution(logits: list[float], nu
     assert inverse_cdf(row(logits), torch.tensor(float(u), dtype=torch.float64)).item() == expected
 
 
+@pytest.mark.usefixtures("compiled_or_not")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_extreme_uniforms_draw_tokens_of_positive_probability(dtype: torch.dtype) -> None:
     logits = torch.full((2, 262_144), -INF, dtype=dtype)
@@ -509,6 +604,7 @@ def test_a_generator_repeats_its_samples_and_the_global_state_is_not_touched_by_
 # --- the composition
 
 
+@pytest.mark.usefixtures("compiled_or_not")
 @pytest.mark.equation("eq-decoding-map")
 @properties
 @given(some_logits, st.floats(0.2, 3), st.integers(1, 12), st.floats(0.05, 1.0), st.floats(0.0, 1.0))
@@ -522,6 +618,16 @@ def test_decode_is_sample_of_min_p_of_top_p_of_top_k_of_temperature(
     assert_same_up_to_rounding(decoding_distribution(batch, **options), composed.softmax(-1))
     drawn = decode(batch, **options, generator=seeded(1))
     assert torch.equal(drawn, sample(composed, generator=seeded(1)))
+
+
+@pytest.mark.usefixtures("compiled_or_not")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_decode_draws_from_the_k_largest_tokens_what_the_composition_draws_from_all(dtype: torch.dtype) -> None:
+    logits = (3 * torch.randn(200, 60, generator=seeded(), dtype=F64)).round(decimals=1).to(dtype)
+    for tau, k, p, m in itertools.product((0.7, 1.0, 2.5), (1, 7, 59), (0.5, 0.9, 1.0), (0.0, 0.1)):
+        composed = min_p(top_p(top_k(temperature(logits, tau), k), p), m)
+        drawn = decode(logits, temperature=tau, top_k=k, top_p=p, min_p=m, generator=seeded(1))
+        assert torch.equal(drawn, sample(composed, generator=seeded(1)))
 
 
 def test_temperature_and_top_p_do_not_commute() -> None:
@@ -849,6 +955,7 @@ BAD = [
 ]
 
 
+@pytest.mark.usefixtures("compiled_or_not")
 @pytest.mark.parametrize(("call", "error", "message"), [pytest.param(*rest, id=name) for name, *rest in BAD])
 def test_bad_input_is_named(call, error: type[Exception], message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(error, match=message):
