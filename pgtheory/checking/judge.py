@@ -33,7 +33,7 @@ from pgtheory.checking.calling import (
 )
 from pgtheory.checking.report import Mistake, Report, UnknownForm
 from pgtheory.checking.space import Explanation, Space
-from pgtheory.checking.verdicts import RTOL, Trial, quietly, random_state_kept, same, tried, verdict
+from pgtheory.checking.verdicts import RTOL, Asked, Trial, quietly, random_state_kept, same, tried, verdict
 
 # What sums in half precision may be off by, in units of the largest number.
 HALF = 0.02
@@ -217,10 +217,15 @@ class Bench:
         self.check, self.cases, self.facts = check, cases, facts
         self._known: dict[tuple[Implementation, int], Tensor | Exception] = {}
 
-    @property
+    @cached_property
     def counted(self) -> list[int]:
         """The cases that are not delicate."""
         return [i for i, case in enumerate(self.cases) if not case.delicate]
+
+    @cached_property
+    def sizes(self) -> list[dict[str, int]]:
+        """The sizes of the axes of the answer in each case."""
+        return [self.check.sizes(case.inputs) for case in self.cases]
 
     @cached_property
     def space(self) -> Space:
@@ -231,11 +236,11 @@ class Bench:
     def answer(self, implementation: Implementation, i: int) -> Tensor | Exception:
         """What an implementation in the canonical signature answers in a case."""
         if (implementation, i) not in self._known:
-            self._known[implementation, i] = self._answered(implementation, self.cases[i])
+            self._known[implementation, i] = self._answered(implementation, i)
         return self._known[implementation, i]
 
-    def _answered(self, implementation: Implementation, case: Case) -> Tensor | Exception:
-        inputs = Inputs(case.inputs, {})
+    def _answered(self, implementation: Implementation, i: int) -> Tensor | Exception:
+        inputs = Inputs(self.cases[i].inputs, {})
         accepted = _accepted(implementation)
 
         def call(x: Inputs) -> Any:
@@ -243,8 +248,7 @@ class Bench:
             return implementation(**{name: values[name] for name in values if not accepted or name in accepted})
 
         try:
-            sizes = self.check.sizes(case.inputs)
-            parts = quietly(self.check.parts, call, self.check.canonical, inputs, sizes)
+            parts = quietly(self.check.parts, call, self.check.canonical, inputs, self.sizes[i])
             return next(iter(parts.values()))
         except Exception as error:
             return error
@@ -264,8 +268,12 @@ def _accepted(implementation: Implementation) -> frozenset[str]:
 
 @dataclass
 class _Search:
-    """The reports of one reading of the arguments, form by form, and why others did not fit."""
+    """The reports of one reading of the arguments, form by form, and why others did not fit.
 
+    Once a mistake is `named` in the canonical layout, other forms matter only if they are right.
+    """
+
+    named: bool = False
     reports: list[tuple[Form, Report]] = field(default_factory=list)
     misfits: dict[str, str] = field(default_factory=dict)
 
@@ -342,7 +350,7 @@ def _of_call(check: Check, call: Call) -> Report:
     except Exception:  # the trial says it
         pass
     used = inputs.used
-    trial = tried(check, declared(call, check.args, check.readings(used)[0], check.canonical, used))
+    trial = tried(Asked(check, declared(call, check.args, check.readings(used)[0], check.canonical, used)))
     if isinstance(trial, Exception):
         raise misunderstood(check.name, {"call=": in_one_line(trial)}, check.example) from None
     return verdict(check, trial)
@@ -367,13 +375,19 @@ def _searched(
             )
             if refused or (only is not None and only not in form.name):
                 continue
-            trial = tried(check, form)
+            asked = Asked(check, form)
+            if search.named and asked.is_hopeless():
+                search.reports.append((form, Report(check.name, ok=False)))
+                continue
+            trial = tried(asked)
             if isinstance(trial, Exception):
                 search.misfits[form.name] = in_one_line(trial)
                 continue
-            search.reports.append((form, verdict(check, trial)))
-            if search.reports[-1][1].ok:
+            report = verdict(check, trial)
+            search.reports.append((form, report))
+            if report.ok:
                 return search
+            search.named |= form.layout.is_canonical and len(report.mistakes) == 1 and _is_named(check, report)
     return search
 
 
