@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -273,6 +274,8 @@ class _Search:
     Once a mistake is `named` in the canonical layout, other forms matter only if they are right.
     """
 
+    #: The answers by the names of the forms, for whoever searches again.
+    asked: dict[tuple[int, str], Asked] = field(default_factory=dict)
     named: bool = False
     reports: list[tuple[Form, Report]] = field(default_factory=list)
     misfits: dict[str, str] = field(default_factory=dict)
@@ -357,17 +360,26 @@ def _of_call(check: Check, call: Call) -> Report:
 
 
 def _searched(
-    check: Check, function: Callable[..., Any], binding: Binding, only: str | None, layouts: Sequence[str] = ()
+    check: Check,
+    function: Callable[..., Any],
+    binding: Binding,
+    only: str | None,
+    layouts: Sequence[str] = (),
+    before: Mapping[tuple[int, str], Asked] = MappingProxyType({}),
 ) -> _Search:
     """The forms in their order, until one is right: others only where a choice is left."""
-    search = _Search()
+    search = _Search({**before})
     readings = check.readings(binding.roles)
-    pairs = [(reading, text) for reading in readings for text in reading.layouts or check.layouts]
-    for reading, text in ((reading, text) for reading, text in pairs if not layouts or text in layouts):
+    choices = [(n, reading, text) for n, reading in enumerate(readings) for text in reading.layouts or check.layouts]
+    for n, reading, text in choices:
+        if layouts and text not in layouts:
+            continue
         layout = Layout(text, check.canonical.axes)
         if ("1" in layout.axes or reading.rare) and search.reports:
             continue
-        for form in guess(function, check.args, binding, reading, layout, check.containers):
+        for guessed in guess(function, check.args, binding, reading, layout, check.containers):
+            asked = search.asked.setdefault((n, guessed.name), Asked(check, guessed))
+            form = asked.form
             container = form.name.partition(" ")[0]
             refused = search.fits(layout, container.partition(".")[0], reading) or any(
                 f.layout == layout and f.name.endswith(reading.text) and _is_named(check, report)
@@ -375,7 +387,6 @@ def _searched(
             )
             if refused or (only is not None and only not in form.name):
                 continue
-            asked = Asked(check, form)
             if search.named and asked.is_hopeless():
                 search.reports.append((form, Report(check.name, ok=False)))
                 continue
@@ -416,7 +427,7 @@ def _concluded(
         return replace(batch[0], mistakes=(), remarks=(), abstains=why)
     remarks = [f"called as {f.name} it returns other numbers{_named(r)}" for f, r in before[:1]]
     if form.layout.lacks_batch and form.layout.text not in (declared_layout or ""):
-        worse = _in_batches(check, function, binding, form)
+        worse = _in_batches(check, function, binding, form, search.asked)
         if isinstance(worse, Report):
             return worse
         remarks += worse
@@ -427,14 +438,16 @@ def _named(report: Report) -> str:
     return f" ({report.diagnosis})" if report.diagnosis else ""
 
 
-def _in_batches(check: Check, function: Callable[..., Any], binding: Binding, form: Form) -> Report | list[str]:
+def _in_batches(
+    check: Check, function: Callable[..., Any], binding: Binding, form: Form, asked: Mapping[tuple[int, str], Asked]
+) -> Report | list[str]:
     """What a function that is right for one row does with a batch: a remark if it accepts one and is wrong."""
     found: dict[str, Report] = {}
     layouts = [Layout(text, check.canonical.axes) for text in check.layouts if "1" not in text]
     for layout in layouts:
         if layout.lacks_batch:
             continue
-        search = _searched(check, function, binding, form.name.partition(" ")[0], [layout.text])
+        search = _searched(check, function, binding, form.name.partition(" ")[0], [layout.text], asked)
         if search.reports:
             found[layout.text] = search.reports[-1][1]
             if layout.is_canonical and found[layout.text].ok:

@@ -184,7 +184,8 @@ class Space:
             if isinstance(answer, Exception):
                 return index[:0], scale[:0]
             parts = self.cases[i].parts(index)
-            scale = torch.where(scale.isnan(), self._fitted(parts, answer.flatten(), scale), scale)
+            if bool(scale.isnan().any()):
+                scale = torch.where(scale.isnan(), self._fitted(parts, answer.flatten(), scale), scale)
             keep = _agree(_total(parts, scale), answer.flatten())
             index, scale = index[keep], scale[keep]
         return index, scale
