@@ -258,6 +258,11 @@ def contained(value: Any, container: Container) -> Any:
     return value.detach().numpy().copy() if container == "numpy" else value.tolist()
 
 
+@cache
+def _axes_in(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.strip("[]").split(","))
+
+
 class Layout(NamedTuple):
     """The order of axes in which a function takes and returns arrays, as in `"[T, B]"` where `"B T"` is canonical.
 
@@ -271,7 +276,7 @@ class Layout(NamedTuple):
     @property
     def axes(self) -> tuple[str, ...]:
         """The axes, one by one."""
-        return tuple(part.strip() for part in self.text.strip("[]").split(","))
+        return _axes_in(self.text)
 
     @property
     def is_canonical(self) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -155,20 +156,31 @@ def bounded(below: float, above: float) -> Mapping[str, Surrogate]:
     return {"clipped": _bounded(below, above), "weights_clipped": _weighted_score(weights)}
 
 
+class Samples(NamedTuple):
+    """What surrogates are functions of in a case: ratios `[level, ...]`, old log-probabilities, A `[k, ...]`, clips."""
+
+    log_ratio: Tensor
+    old: Tensor
+    advantages: Tensor
+    clip: tuple[float, float]
+
+
 def drives(
-    names: Sequence[str],
-    log_ratio: Tensor,
-    old: Tensor,
-    a: Tensor,
-    bounds: tuple[Tensor, Tensor],
-    more: Mapping[str, Surrogate] = MappingProxyType({}),
-) -> Tensor:
-    """The slopes of minus each surrogate by the log-probability, for ratios `[level, 1, ...]`, A `[advantage, ...]`."""
+    names: Sequence[str], cases: Sequence[Samples], more: Mapping[str, Surrogate] = MappingProxyType({})
+) -> list[Tensor]:
+    """The slopes `[surrogate, level, k, ...]` of minus each surrogate by the log-probability, for all cases at once."""
     table = {**SURROGATES, **OTHER_BOUNDS, **CLIP_IGNORED, **TO_REFERENCE, **more}
-    leaf = (old + log_ratio + torch.zeros_like(a)).requires_grad_()
-    shape = leaf.shape
-    values = [table[name](leaf, old.expand(shape), a.expand(shape), *bounds).sum() for name in names]
-    return -torch.stack([torch.autograd.grad(value, leaf)[0] for value in values])
+    old, a = (torch.cat(x, -1) for x in ([c.old.flatten() for c in cases], [c.advantages.flatten(1) for c in cases]))
+    leaf = old + torch.cat([c.log_ratio.flatten(1) for c in cases], -1)[:, None] + torch.zeros_like(a)
+    leaf, shape = leaf.requires_grad_(), leaf.shape
+    bounds = [torch.cat([torch.full_like(c.old, 1 + side * c.clip[i]).flatten() for c in cases]) for i, side in _SIDES]
+    values = (table[name](leaf, old.expand(shape), a.expand(shape), *bounds).sum() for name in names)
+    slopes = -torch.stack([torch.autograd.grad(value, leaf)[0] for value in values])
+    parts = torch.split(slopes, [c.old.numel() for c in cases], -1)
+    return [part.reshape(*part.shape[:3], *c.old.shape) for part, c in zip(parts, cases, strict=True)]
+
+
+_SIDES = ((0, -1), (1, 1))  # 1 - ε₋ and 1 + ε₊
 
 
 # --- advantages ---

@@ -1,12 +1,11 @@
 """The factors of losses of groups of responses: advantages, averages, penalties."""
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from pgtheory.checking.loss import F64
+from pgtheory.checking.loss import F64, once
 
 # --- advantages of a group ---
 
@@ -47,19 +46,15 @@ def _partition(name: str, groups: int, size: int) -> Tensor:
     }[name]
 
 
+@once
 def _statistics(rewards: Tensor, ids: Tensor, ddof: int) -> tuple[Tensor, Tensor]:
     """The mean and the variance of the partition that each response is in."""
-    mean, variance = _flat_statistics(tuple(rewards.flatten().tolist()), tuple(ids.flatten().tolist()), ddof)
-    return mean.reshape(rewards.shape), variance.reshape(rewards.shape)
-
-
-@functools.lru_cache(maxsize=1024)
-def _flat_statistics(rewards: tuple[float, ...], ids: tuple[int, ...], ddof: int) -> tuple[Tensor, Tensor]:
-    flat, where = torch.tensor(rewards, dtype=F64), torch.tensor(ids)
+    flat, where = rewards.flatten(), ids.flatten()
     same = (where[:, None] == where).to(F64)
     count = same.sum(-1)
     mean = same @ flat / count
-    return mean, (same * (flat - mean[:, None]).square()).sum(-1) / (count - ddof)
+    variance = (same * (flat - mean[:, None]).square()).sum(-1) / (count - ddof)
+    return mean.reshape(rewards.shape), variance.reshape(rewards.shape)
 
 
 def _over(deviation: Tensor, spread: Tensor) -> Tensor:
@@ -200,7 +195,14 @@ PENALTY_REMARKS = {
 }
 
 
-def slopes_of_penalty(name: str, new: Tensor, ref: Tensor) -> Tensor:
-    """The slopes of the penalty of each token by its log-probability."""
-    leaf = new.clone().requires_grad_()
-    return torch.autograd.grad(PENALTIES[name](leaf, ref).sum(), leaf)[0]
+def slopes_of_penalties(cases: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """The slopes `[penalty, ...]` of each penalty of a token by its log-probability, for all cases at once.
+
+    Args:
+        cases: the log-probabilities and those of the reference.
+    """
+    leaf = torch.cat([new.flatten() for new, _ in cases]).requires_grad_()
+    ref = torch.cat([ref.flatten() for _, ref in cases])
+    slopes = torch.stack([torch.autograd.grad(of(leaf, ref).sum(), leaf)[0] for of in PENALTIES.values()])
+    parts = torch.split(slopes, [new.numel() for new, _ in cases], -1)
+    return [part.reshape(-1, *new.shape) for part, (new, _) in zip(parts, cases, strict=True)]

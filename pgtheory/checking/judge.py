@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,7 +34,7 @@ from pgtheory.checking.calling import (
 )
 from pgtheory.checking.report import Mistake, Report, UnknownForm
 from pgtheory.checking.space import Explanation, Space
-from pgtheory.checking.verdicts import RTOL, Trial, quietly, random_state_kept, same, tried, verdict
+from pgtheory.checking.verdicts import RTOL, Asked, Trial, quietly, random_state_kept, same, tried, verdict
 
 # What sums in half precision may be off by, in units of the largest number.
 HALF = 0.02
@@ -217,10 +218,15 @@ class Bench:
         self.check, self.cases, self.facts = check, cases, facts
         self._known: dict[tuple[Implementation, int], Tensor | Exception] = {}
 
-    @property
+    @cached_property
     def counted(self) -> list[int]:
         """The cases that are not delicate."""
         return [i for i, case in enumerate(self.cases) if not case.delicate]
+
+    @cached_property
+    def sizes(self) -> list[dict[str, int]]:
+        """The sizes of the axes of the answer in each case."""
+        return [self.check.sizes(case.inputs) for case in self.cases]
 
     @cached_property
     def space(self) -> Space:
@@ -231,11 +237,11 @@ class Bench:
     def answer(self, implementation: Implementation, i: int) -> Tensor | Exception:
         """What an implementation in the canonical signature answers in a case."""
         if (implementation, i) not in self._known:
-            self._known[implementation, i] = self._answered(implementation, self.cases[i])
+            self._known[implementation, i] = self._answered(implementation, i)
         return self._known[implementation, i]
 
-    def _answered(self, implementation: Implementation, case: Case) -> Tensor | Exception:
-        inputs = Inputs(case.inputs, {})
+    def _answered(self, implementation: Implementation, i: int) -> Tensor | Exception:
+        inputs = Inputs(self.cases[i].inputs, {})
         accepted = _accepted(implementation)
 
         def call(x: Inputs) -> Any:
@@ -243,8 +249,7 @@ class Bench:
             return implementation(**{name: values[name] for name in values if not accepted or name in accepted})
 
         try:
-            sizes = self.check.sizes(case.inputs)
-            parts = quietly(self.check.parts, call, self.check.canonical, inputs, sizes)
+            parts = quietly(self.check.parts, call, self.check.canonical, inputs, self.sizes[i])
             return next(iter(parts.values()))
         except Exception as error:
             return error
@@ -264,8 +269,14 @@ def _accepted(implementation: Implementation) -> frozenset[str]:
 
 @dataclass
 class _Search:
-    """The reports of one reading of the arguments, form by form, and why others did not fit."""
+    """The reports of one reading of the arguments, form by form, and why others did not fit.
 
+    Once a mistake is `named` in the canonical layout, other forms matter only if they are right.
+    """
+
+    #: The answers by the names of the forms, for whoever searches again.
+    asked: dict[tuple[int, str], Asked] = field(default_factory=dict)
+    named: bool = False
     reports: list[tuple[Form, Report]] = field(default_factory=list)
     misfits: dict[str, str] = field(default_factory=dict)
 
@@ -342,24 +353,33 @@ def _of_call(check: Check, call: Call) -> Report:
     except Exception:  # the trial says it
         pass
     used = inputs.used
-    trial = tried(check, declared(call, check.args, check.readings(used)[0], check.canonical, used))
+    trial = tried(Asked(check, declared(call, check.args, check.readings(used)[0], check.canonical, used)))
     if isinstance(trial, Exception):
         raise misunderstood(check.name, {"call=": in_one_line(trial)}, check.example) from None
     return verdict(check, trial)
 
 
 def _searched(
-    check: Check, function: Callable[..., Any], binding: Binding, only: str | None, layouts: Sequence[str] = ()
+    check: Check,
+    function: Callable[..., Any],
+    binding: Binding,
+    only: str | None,
+    layouts: Sequence[str] = (),
+    before: Mapping[tuple[int, str], Asked] = MappingProxyType({}),
 ) -> _Search:
     """The forms in their order, until one is right: others only where a choice is left."""
-    search = _Search()
+    search = _Search({**before})
     readings = check.readings(binding.roles)
-    pairs = [(reading, text) for reading in readings for text in reading.layouts or check.layouts]
-    for reading, text in ((reading, text) for reading, text in pairs if not layouts or text in layouts):
+    choices = [(n, reading, text) for n, reading in enumerate(readings) for text in reading.layouts or check.layouts]
+    for n, reading, text in choices:
+        if layouts and text not in layouts:
+            continue
         layout = Layout(text, check.canonical.axes)
         if ("1" in layout.axes or reading.rare) and search.reports:
             continue
-        for form in guess(function, check.args, binding, reading, layout, check.containers):
+        for guessed in guess(function, check.args, binding, reading, layout, check.containers):
+            asked = search.asked.setdefault((n, guessed.name), Asked(check, guessed))
+            form = asked.form
             container = form.name.partition(" ")[0]
             refused = search.fits(layout, container.partition(".")[0], reading) or any(
                 f.layout == layout and f.name.endswith(reading.text) and _is_named(check, report)
@@ -367,13 +387,18 @@ def _searched(
             )
             if refused or (only is not None and only not in form.name):
                 continue
-            trial = tried(check, form)
+            if search.named and asked.is_hopeless():
+                search.reports.append((form, Report(check.name, ok=False)))
+                continue
+            trial = tried(asked)
             if isinstance(trial, Exception):
                 search.misfits[form.name] = in_one_line(trial)
                 continue
-            search.reports.append((form, verdict(check, trial)))
-            if search.reports[-1][1].ok:
+            report = verdict(check, trial)
+            search.reports.append((form, report))
+            if report.ok:
                 return search
+            search.named |= form.layout.is_canonical and len(report.mistakes) == 1 and _is_named(check, report)
     return search
 
 
@@ -402,7 +427,7 @@ def _concluded(
         return replace(batch[0], mistakes=(), remarks=(), abstains=why)
     remarks = [f"called as {f.name} it returns other numbers{_named(r)}" for f, r in before[:1]]
     if form.layout.lacks_batch and form.layout.text not in (declared_layout or ""):
-        worse = _in_batches(check, function, binding, form)
+        worse = _in_batches(check, function, binding, form, search.asked)
         if isinstance(worse, Report):
             return worse
         remarks += worse
@@ -413,14 +438,16 @@ def _named(report: Report) -> str:
     return f" ({report.diagnosis})" if report.diagnosis else ""
 
 
-def _in_batches(check: Check, function: Callable[..., Any], binding: Binding, form: Form) -> Report | list[str]:
+def _in_batches(
+    check: Check, function: Callable[..., Any], binding: Binding, form: Form, asked: Mapping[tuple[int, str], Asked]
+) -> Report | list[str]:
     """What a function that is right for one row does with a batch: a remark if it accepts one and is wrong."""
     found: dict[str, Report] = {}
     layouts = [Layout(text, check.canonical.axes) for text in check.layouts if "1" not in text]
     for layout in layouts:
         if layout.lacks_batch:
             continue
-        search = _searched(check, function, binding, form.name.partition(" ")[0], [layout.text])
+        search = _searched(check, function, binding, form.name.partition(" ")[0], [layout.text], asked)
         if search.reports:
             found[layout.text] = search.reports[-1][1]
             if layout.is_canonical and found[layout.text].ok:

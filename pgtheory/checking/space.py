@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import torch
@@ -21,6 +22,10 @@ class Axis(NamedTuple):
     names: tuple[str, ...]
     mistakes: Mapping[str, str] = {}
     remarks: Mapping[str, str] = {}
+
+
+#: What a function answers in a case, by its number.
+Answer = Callable[[int], Tensor | Exception]
 
 
 class Slopes(Protocol):
@@ -87,63 +92,73 @@ class Space:
     fixed: tuple[int, ...] = ()
     last_first: bool = False
 
-    def explanations(self, answers: Sequence[Tensor | Exception]) -> list[Explanation]:
-        """Every hypothesis that gives the slopes of all cases, the one with the fewest mistakes first."""
-        if any(isinstance(answer, Exception) for answer in answers):
-            return []
-        slopes = [answer for answer in answers if isinstance(answer, Tensor)]
+    def explanations(self, answer: Answer, *, right: bool = False) -> list[Explanation]:
+        """Every hypothesis that gives the slopes of all cases, the one with the fewest mistakes first.
+
+        With `right`, of those without a mistake; answers are asked for only as long as something explains them.
+        """
         index = torch.zeros(1, len(self.axes), dtype=torch.long)
-        searched: set[int] = set()
         scale = torch.full((1, self.n_parts), torch.nan, dtype=_F64)
         rest = tuple(i for i in range(len(self.axes)) if i not in {i for axes, _ in self.stages for i in axes})
-        seen = 0
-        for axes, n in (*self.stages, (rest, len(slopes))):
+        seen, every = 0, len(self.cases)
+        for axes, n in (*self.stages, (rest, every)):
             if not n:
                 continue
-            order = [*range(seen, n), *range(seen)] if self.last_first and n == len(slopes) else [*range(n)]
-            wide, seen = self._widened(index, axes), n
-            chunks = [self._surviving(part, slopes, order) for part in torch.split(wide, _CHUNK)]
+            order = [*range(seen, n), *range(seen)] if self.last_first and n == every else [*range(n)]
+            wide, seen = self._widened(index, axes, right), n
+            chunks = [self._surviving(part, answer, order) for part in torch.split(wide, _CHUNK)]
             index, scale = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-            searched |= set(axes)
+            if not len(index):
+                return []
         found = [self._explanation(row, c) for row, c in zip(index.tolist(), scale.tolist(), strict=True)]
         found = [e for e in found if self.plausible(e.names, e.scales)]
         return sorted(found, key=lambda e: (len(e.mistakes), len(e.remarks)))
 
-    def _widened(self, index: Tensor, axes: Sequence[int]) -> Tensor:
-        """The hypotheses with every choice on further axes."""
+    def _widened(self, index: Tensor, axes: Sequence[int], right: bool) -> Tensor:
+        """The hypotheses with every choice, or every right one, on further axes."""
         if not axes:
             return index
-        more = torch.cartesian_prod(*(torch.arange(len(self.axes[i].names)) for i in axes)).reshape(-1, len(axes))
+        choices = [[i for i, name in enumerate(a.names) if not (right and name in a.mistakes)] for a in self.axes]
+        more = torch.cartesian_prod(*(torch.tensor(choices[i]) for i in axes)).reshape(-1, len(axes))
         wide = index.repeat_interleave(len(more), 0)
         wide[:, list(axes)] = more.repeat(len(index), 1)
         return wide
 
     def explained(self, answers: Sequence[Tensor | Exception]) -> Explanation | None:
         """The explanation with the fewest mistakes, if there is one."""
-        return next(iter(self.explanations(answers)), None)
+        return next(iter(self.explanations(answers.__getitem__)), None)
+
+    def admits(self, answer: Answer) -> bool:
+        """Whether some hypothesis without a mistake gives the slopes of all cases."""
+        return any(not found.mistakes for found in self.explanations(answer, right=True))
 
     def nearest_right(self, answers: Sequence[Tensor | Exception]) -> tuple[int, Tensor] | None:
         """The first case in which a function is wrong, and the slopes, flat, of the nearest right loss."""
-        allowed = []
-        for i, axis in enumerate(self.axes):
-            right = [k for k, name in enumerate(axis.names) if name not in axis.mistakes]
-            right = [k for k in right if i not in self.usual or axis.names[k] not in axis.remarks] or right
-            allowed.append(torch.tensor(right[:1] if i in self.fixed else right))
-        index = torch.cartesian_prod(*allowed).reshape(-1, len(allowed))
-        scale = torch.full((len(index), self.n_parts), torch.nan, dtype=_F64)
+        n = len(self._usual[0][0])
+        scale = torch.full((n, self.n_parts), torch.nan, dtype=_F64)
         agree = []
-        for case, answer in zip(self.cases, answers, strict=True):
+        for parts, answer in zip(self._usual, answers, strict=True):
             if isinstance(answer, Exception):
-                agree.append(torch.zeros(len(index), dtype=torch.bool))
+                agree.append(torch.zeros(n, dtype=torch.bool))
                 continue
-            parts = case.parts(index)
             scale = torch.where(scale.isnan(), self._fitted(parts, answer.flatten(), scale).abs(), scale)
             agree.append(_agree(_total(parts, scale), answer.flatten()))
         chosen = int(torch.stack(agree).sum(0).argmax())
         wrong = [i for i, row in enumerate(agree) if not row[chosen]]
         if not wrong:
             return None
-        return wrong[0], _total(self.cases[wrong[0]].parts(index[chosen : chosen + 1]), scale[chosen : chosen + 1])[0]
+        return wrong[0], _total(self._usual[wrong[0]][:, chosen : chosen + 1], scale[chosen : chosen + 1])[0]
+
+    @cached_property
+    def _usual(self) -> list[Tensor]:
+        """The slopes of the parts of right losses, of the usual ones where there are many, in each case."""
+        allowed = []
+        for i, axis in enumerate(self.axes):
+            right = [k for k, name in enumerate(axis.names) if name not in axis.mistakes]
+            right = [k for k in right if i not in self.usual or axis.names[k] not in axis.remarks] or right
+            allowed.append(torch.tensor(right[:1] if i in self.fixed else right))
+        index = torch.cartesian_prod(*allowed).reshape(-1, len(allowed))
+        return [case.parts(index) for case in self.cases]
 
     def slopes(self, i: int, found: Explanation) -> Tensor:
         """The slopes, flat, that an explanation gives in a case."""
@@ -159,14 +174,18 @@ class Space:
         remarks = tuple(axis.remarks[name] for axis, name in pairs if name in axis.remarks)
         return Explanation(names, scales, tuple(dict.fromkeys([*mistakes, *self.of_scales(names, scale)])), remarks)
 
-    def _surviving(self, index: Tensor, answers: Sequence[Tensor], order: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def _surviving(self, index: Tensor, answer_in: Answer, order: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The hypotheses that agree in the cases of this order, and their scales."""
         scale = torch.full((len(index), self.n_parts), torch.nan, dtype=_F64)
-        for case, answer in ((self.cases[i], answers[i]) for i in order):
+        for i in order:
             if not len(index):
                 break
-            parts = case.parts(index)
-            scale = torch.where(scale.isnan(), self._fitted(parts, answer.flatten(), scale), scale)
+            answer = answer_in(i)
+            if isinstance(answer, Exception):
+                return index[:0], scale[:0]
+            parts = self.cases[i].parts(index)
+            if bool(scale.isnan().any()):
+                scale = torch.where(scale.isnan(), self._fitted(parts, answer.flatten(), scale), scale)
             keep = _agree(_total(parts, scale), answer.flatten())
             index, scale = index[keep], scale[keep]
         return index, scale

@@ -23,6 +23,46 @@ _T = TypeVar("_T")
 RTOL, ATOL = 1e-4, 1e-5
 
 
+class Asked:
+    """What a function answers in one form, part by part, case by case: it is asked once, and only when it matters."""
+
+    def __init__(self, check: "Check", form: Form) -> None:
+        self.check, self.form, self.bench = check, form, check.bench(form.facts, rows=form.layout.lacks_batch)
+        self._known: dict[int, Mapping[str, Tensor] | Exception] = {}
+
+    def __call__(self, i: int) -> Mapping[str, Tensor] | Exception:
+        """The answer in a case."""
+        if i not in self._known:
+            inputs = Inputs(self.bench.cases[i].inputs, self.form.derived)
+            inputs.notes = self.form.notes
+            parts, layout, sizes = self.check.parts, self.form.layout, self.bench.sizes[i]
+            try:
+                self._known[i] = quietly(parts, self.form.call, layout, inputs, sizes)
+            except Exception as error:
+                self._known[i] = error
+        return self._known[i]
+
+    def is_hopeless(self) -> bool:
+        """Whether some answer is none that is right, or right with a remark: found by the first cases, if it is."""
+        check, bench = self.check, self.bench
+        harmless = (f for m in check.mistakes if m.severity == "remark" for f in m.implementations)
+        hopeful = [*check.right.values(), *harmless]
+        for i in bench.counted:
+            parts = self(i)
+            if isinstance(parts, Exception):
+                return False  # it may be one that does not fit at all
+            inputs, found = bench.cases[i].inputs, parts.values()
+            hopeful = [f for f in hopeful if any(check.close(inputs, x, bench.answer(f, i)) for x in found)]
+            if not hopeful:
+                break
+        return not hopeful and not (check.space and bench.space.admits(self._counted))
+
+    def _counted(self, i: int) -> Tensor | Exception:
+        """The answer, of one part, in a case that is not delicate."""
+        parts = self(self.bench.counted[i])
+        return parts if isinstance(parts, Exception) else next(iter(parts.values()))
+
+
 class Trial(NamedTuple):
     """The answers of a function in one form, part by part, and the part that is judged."""
 
@@ -37,31 +77,26 @@ class Trial(NamedTuple):
         return answer if isinstance(answer, Exception) else answer[self.part]
 
 
-def tried(check: "Check", form: Form) -> Trial | Exception:
+def tried(asked: Asked) -> Trial | Exception:
     """The trial of a form, or why the function does not fit it.
 
     It does not if the first case of a shape fails because of it, if most cases raise, or if all do in which some axis
     is longer than 1: then it has no such axis.
     """
-    bench = check.bench(form.facts, rows=form.layout.lacks_batch)
+    check, form, bench = asked.check, asked.form, asked.bench
     answers: list[Mapping[str, Tensor] | Exception] = []
     shapes: dict[tuple[int, ...], list[bool]] = {}
     errors: list[Exception] = []
-    for i, case in enumerate(bench.cases):
-        sizes = check.sizes(case.inputs)
+    for i, (case, sizes) in enumerate(zip(bench.cases, bench.sizes, strict=True)):
         fresh = tuple(sizes.values()) not in shapes
         fails = shapes.setdefault(tuple(sizes.values()), [])
-        inputs = Inputs(case.inputs, form.derived)
-        inputs.notes = form.notes
-        try:
-            answers.append(quietly(check.parts, form.call, form.layout, inputs, sizes))
-        except Exception as error:
-            if i == 0 or (isinstance(error, Misfit) and fresh):
-                return error
-            answers.append(error)
-            errors.append(error)
+        answers.append(answer := asked(i))
+        if isinstance(answer, Exception):
+            if i == 0 or (isinstance(answer, Misfit) and fresh):
+                return answer
+            errors.append(answer)
         if not case.delicate:
-            fails.append(isinstance(answers[-1], Exception))
+            fails.append(isinstance(answer, Exception))
     long = [
         [failed for lengths, failed in shapes.items() if failed and lengths[axis] > 1] for axis in range(len(sizes))
     ]
@@ -107,8 +142,12 @@ def verdict(check: "Check", trial: Trial) -> Report:
     rows = trial.form.layout.lacks_batch
     known = [m for m in check.mistakes if not (rows and m.key in check.of_the_batch)]
     known = [m for m in known if check.applies(m, trial.form.facts)]
+    # Where it is wrong, in the largest cases, tells most mistakes apart from it at once.
+    order = [*reversed(wrong_in), *(i for i in _places(trial) if i not in wrong_in)]
     for spare in (False, True):
-        explained = [m for m in known if any(_explains(trial, f, wrong_in, delicate, spare) for f in m.implementations)]
+        explained = [
+            m for m in known if any(_explains(trial, f, order, wrong_in, delicate, spare) for f in m.implementations)
+        ]
         if harmless := [m for m in explained if m.severity == "remark"]:
             return _report(check, trial, True, remarks=(*kind, *(f"{m.name}: {m.meaning}" for m in harmless)))
         if explained:
@@ -194,13 +233,20 @@ def _kind(trial: Trial, delicate: Sequence[str]) -> tuple[str, ...]:
     return (f"it is {best}",) if best else ()
 
 
-def _explains(trial: Trial, f: "Implementation", wrong_in: Sequence[int], delicate: Sequence[str], spare: bool) -> bool:
+def _explains(
+    trial: Trial,
+    f: "Implementation",
+    order: Sequence[int],
+    wrong_in: Sequence[int],
+    delicate: Sequence[str],
+    spare: bool,
+) -> bool:
     """Whether a mistake answers the same in every case, and is wrong in one of those in which the function is.
 
-    With `spare`, kinds of delicate cases in which it differs do not count.
+    The cases are looked at in an order. With `spare`, kinds of delicate cases in which it differs do not count.
     """
     spared: set[str] = set()
-    for i in _places(trial):
+    for i in order:
         if not same(trial.got(i), trial.bench.answer(f, i)) and delicate[i] not in spared:
             if not (spare and delicate[i]):
                 return False

@@ -11,7 +11,7 @@ from torch import Tensor
 from pgtheory.checking import UnknownForm
 from pgtheory.checking.clipped import SURROGATES
 from pgtheory.checking.group_losses import AVERAGES, GROUP_ADVANTAGES, group_advantages
-from pgtheory.checking.kinds.grpo import MISTAKES, case, check_grpo, grid
+from pgtheory.checking.kinds.grpo import MISTAKES, case, check_grpo, grids
 from pgtheory.checking.loss import LEVELS
 from pgtheory.checking.verdicts import quietly
 from pgtheory.groups import group_bias_ledger, group_loss_variants, grpo_loss
@@ -460,7 +460,7 @@ def test_hypotheses_are_the_gradients_of_the_reference(name: tuple[str, ...], va
         assert leaf.grad is not None
         axes = (tuple(SURROGATES), LEVELS, GROUP_ADVANTAGES, AVERAGES)
         index = torch.tensor([[axis.index(choice) for axis, choice in zip(axes, name, strict=True)]])
-        found = quietly(grid, x, tuple(SURROGATES), GROUP_ADVANTAGES).parts(index)
+        found = quietly(grids, [x], tuple(SURROGATES), GROUP_ADVANTAGES, frozenset(), {})[0].parts(index)
         responses = 12 if "tokens" in name[3] else 1  # there the norm "GS" is one constant more
         assert torch.allclose(found.reshape(3, 4, 5) * responses, leaf.grad, atol=1e-4)
 

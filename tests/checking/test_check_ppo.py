@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pgtheory.checking import UnknownForm
 from pgtheory.checking.clipped import ADVANTAGES, SURROGATES
-from pgtheory.checking.kinds.ppo import AVERAGES, MISTAKES, case, cases, check_ppo, grid
+from pgtheory.checking.kinds.ppo import AVERAGES, MISTAKES, case, cases, check_ppo, grids
 from pgtheory.checking.loss import LEVELS
 from pgtheory.checking.verdicts import quietly
 from pgtheory.surrogates import ppo_clip_loss
@@ -347,7 +347,7 @@ def test_expected_slopes_are_those_of_equation_7_by_hand() -> None:
     lengths = [[1] * n + [0] * (6 - n) for n in (6, 1, 3, 2)]
     for x in (found.inputs for found in [*cases(facts), case(31, lengths, (0.2, 0.2))]):
         index = [0, LEVELS.index("token"), ADVANTAGES.index("given"), AVERAGES.index("steps")]
-        found = quietly(grid, x, tuple(SURROGATES)).parts(torch.tensor([index])).reshape(x["mask"].shape)
+        found = quietly(grids, [x], tuple(SURROGATES))[0].parts(torch.tensor([index])).reshape(x["mask"].shape)
         low, high = 1 - x["clip"], 1 + x["clip_high"]
         count = int(x["mask"].sum())
         for place in np.ndindex(*found.shape):

@@ -15,6 +15,7 @@ from pgtheory.checking.clipped import (
     SURROGATE_REMARKS,
     SURROGATES,
     TO_REFERENCE,
+    Samples,
     Surrogate,
     batch_advantages,
     bounded,
@@ -32,7 +33,7 @@ from pgtheory.checking.group_losses import (
     RIGHT_BASES,
     described,
     group_advantages,
-    slopes_of_penalty,
+    slopes_of_penalties,
     weights_of,
 )
 from pgtheory.checking.judge import Case, Check
@@ -52,6 +53,7 @@ from pgtheory.checking.loss import (
     implied,
     level_ratios,
     loss_args,
+    once,
     slopes_in,
 )
 from pgtheory.checking.report import Report
@@ -262,7 +264,7 @@ def space(found: Sequence[Case], facts: frozenset[str], more: Mapping[str, Surro
     plain = len(found) - sum(not torch.equal(c.inputs["log_probs"], c.inputs["ref_log_probs"]) for c in found)
     return Space(
         axes,
-        [grid(c.inputs, surrogates, advantages.names, facts, more) for c in found],
+        grids([c.inputs for c in found], surrogates, advantages.names, facts, more or {}),
         n_parts=1 + penalised,
         stages=(((0, 2) if told or not penalised else (0, 2, 4), simple), ((1, 3), plain)),
         plausible=functools.partial(_plausible, told) if penalised else lambda names, scales: True,
@@ -293,39 +295,48 @@ def _kl_sign(names: Sequence[str], scales: Sequence[float]) -> tuple[str, ...]:
     return ("kl_sign",) if names[4] != "none" and scales[1] < 0 else ()
 
 
-def grid(
-    x: Mapping[str, Any],
+def grids(
+    cases: Sequence[Mapping[str, Any]],
     surrogates: Sequence[str],
-    advantages: Sequence[str],
-    facts: frozenset[str] = frozenset(),
-    more: Mapping[str, Surrogate] | None = None,
-) -> Grid:
-    """The slopes of all hypotheses in a case."""
-    log_probs, old, ref, rewards, taken = (
-        x[name] for name in ("log_probs", "old_log_probs", "ref_log_probs", "rewards", "mask")
-    )
-    if advantages[0] == "given":
-        every = torch.ones_like(rewards, dtype=torch.bool)
-        a = torch.stack([batch_advantages(name, rewards, every) for name in advantages])
-    else:
-        a = torch.stack([group_advantages(name, rewards, taken) for name in advantages])
-    bounds = (torch.tensor(1 - x["clip"], dtype=F64), torch.tensor(1 + x["clip_high"], dtype=F64))
+    advantages: tuple[str, ...],
+    facts: frozenset[str],
+    more: Mapping[str, Surrogate],
+) -> list[Grid]:
+    """The slopes of all hypotheses, case by case."""
 
-    def driven(names: Sequence[str], behind: Tensor) -> Tensor:
-        ratios = level_ratios(log_probs - behind, taken)[:, None]
-        return drives(names, ratios, behind, a[..., None], bounds, more or {})
+    def driven(names: Sequence[str], behind: str) -> list[Tensor]:
+        samples = []
+        for x in cases:
+            ratios = level_ratios(x["log_probs"] - x[behind], x["mask"])
+            a = _advantages(advantages, x["rewards"], x["mask"])[..., None].expand(-1, *x["mask"].shape)
+            samples.append(Samples(ratios, x[behind], a, (x["clip"], x["clip_high"])))
+        return drives(names, samples, more)
 
     usual = [name for name in surrogates if name not in TO_REFERENCE]
-    drive = driven(usual, old)
+    drive = driven(usual, "old_log_probs")
     if len(usual) < len(surrogates):
-        drive = torch.cat([drive, driven([*TO_REFERENCE], ref)])
-    weights = torch.stack([weights_of(name, taken) for name in AVERAGES])
+        pairs = zip(drive, driven([*TO_REFERENCE], "ref_log_probs"), strict=True)
+        drive = [torch.cat(pair) for pair in pairs]
+    weights = [_weights(x["mask"]) for x in cases]
     if "ref_log_probs" not in facts:
-        return Grid(drive, weights, taken)
-    beta = x["beta"] if "beta" in facts else 1.0
-    return Grid(
-        drive, weights, taken, torch.stack([beta * slopes_of_penalty(name, log_probs, ref) for name in PENALTIES])
-    )
+        return [Grid(d, w, x["mask"]) for d, w, x in zip(drive, weights, cases, strict=True)]
+    penalties = slopes_of_penalties([(x["log_probs"], x["ref_log_probs"]) for x in cases])
+    betas = [x["beta"] if "beta" in facts else 1.0 for x in cases]
+    every = zip(drive, weights, cases, betas, penalties, strict=True)
+    return [Grid(d, w, x["mask"], beta * penalty) for d, w, x, beta, penalty in every]
+
+
+@once
+def _advantages(names: tuple[str, ...], rewards: Tensor, taken: Tensor) -> Tensor:
+    if names[0] == "given":
+        every = torch.ones_like(rewards, dtype=torch.bool)
+        return torch.stack([batch_advantages(name, rewards, every) for name in names])
+    return torch.stack([group_advantages(name, rewards, taken) for name in names])
+
+
+@once
+def _weights(taken: Tensor) -> Tensor:
+    return torch.stack([weights_of(name, taken) for name in AVERAGES])
 
 
 def _unstated(trial: Trial, clip: tuple[float, float]) -> str:

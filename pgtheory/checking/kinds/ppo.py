@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from pgtheory.checking.clipped import (
     SURROGATE_REMARKS,
     SURROGATE_SPECS,
     SURROGATES,
+    Samples,
     Surrogate,
     batch_advantages,
     bounded,
@@ -49,6 +51,7 @@ from pgtheory.checking.loss import (
     implied,
     level_ratios,
     loss_args,
+    once,
     slopes_in,
     values,
     weights_of,
@@ -246,7 +249,7 @@ def space(found: Sequence[Case], facts: frozenset[str], more: Mapping[str, Surro
     # In the first cases, of one step each, levels and averages make no difference but for the scale.
     return Space(
         axes,
-        [grid(c.inputs, surrogates, entropy=entropy, more=more or {}) for c in found],
+        grids([c.inputs for c in found], surrogates, entropy=entropy, more=more or {}),
         n_parts=1 + entropy,
         unit=True,
         stages=(((0, 2, 4) if entropy else (0, 2), simple), ((1, 3), len(found))) if entropy else (((0, 2), simple),),
@@ -260,28 +263,40 @@ def _entropy_sign(names: Sequence[str], scales: Sequence[float]) -> tuple[str, .
     return ("entropy_sign",) if names[4] == "entropy" and scales[1] > 0 else ()
 
 
-def grid(
-    x: Mapping[str, Any],
+def grids(
+    cases: Sequence[Mapping[str, Any]],
     surrogates: Sequence[str],
     *,
     entropy: bool = False,
-    more: Mapping[str, Surrogate] | None = None,
-) -> Grid:
-    """The slopes of all hypotheses in a case."""
-    log_probs, old, advantages, taken = (x[name] for name in ("log_probs", "old_log_probs", "advantages", "mask"))
-    of_each = [batch_advantages(name, advantages, taken) for name in ADVANTAGES]
-    bounds = (torch.tensor(1 - x["clip"], dtype=F64), torch.tensor(1 + x["clip_high"], dtype=F64))
-    ratios = level_ratios(log_probs - old, taken)[:, None]
-    every = torch.cat([torch.stack(of_each), met("pairs", advantages, taken)])
-    drive = drives(surrogates, ratios, old, every, bounds, more or {})
-    own, crossed = drive[:, :, : len(of_each)], drive[:, :, len(of_each) :]
-    drive = torch.cat([own, crossed.mean(2, keepdim=True)], 2)
-    weights = torch.stack([weights_of(name, taken) for name in AVERAGES])
-    if not entropy:
-        return Grid(drive, weights, taken)
-    leaf = log_probs.clone().requires_grad_()
+    more: Mapping[str, Surrogate] = MappingProxyType({}),
+) -> list[Grid]:
+    """The slopes of all hypotheses, case by case."""
+    own, crossed = list[Samples](), list[Samples]()
+    for x in cases:
+        log_probs, old, advantages, taken = (x[name] for name in ("log_probs", "old_log_probs", "advantages", "mask"))
+        ratios, clip = level_ratios(log_probs - old, taken), (x["clip"], x["clip_high"])
+        pairs = met("pairs", advantages, taken)
+        of_each = torch.stack([batch_advantages(name, advantages, taken) for name in ADVANTAGES])
+        own.append(Samples(ratios, old, of_each, clip))
+        wide = ratios[:, None].expand(-1, *pairs.shape)
+        crossed.append(Samples(wide, old.expand(pairs.shape), pairs[None], clip))
+    driven = zip(drives(surrogates, own, more), drives(surrogates, crossed, more), cases, strict=True)
+    return [
+        Grid(torch.cat([of_own, of_pairs.mean(3)], 2), _weights(x["mask"]), x["mask"], _added(x) if entropy else None)
+        for of_own, of_pairs, x in driven
+    ]
+
+
+@once
+def _weights(taken: Tensor) -> Tensor:
+    return torch.stack([weights_of(name, taken) for name in AVERAGES])
+
+
+def _added(x: Mapping[str, Any]) -> Tensor:
+    """The slopes of nothing, and of the entropy."""
+    leaf = x["log_probs"].clone().requires_grad_()
     slope = torch.autograd.grad(entropy_of(leaf).sum(), leaf)[0]
-    return Grid(drive, weights, taken, torch.stack([torch.zeros_like(slope), slope]))
+    return torch.stack([torch.zeros_like(slope), slope])
 
 
 def _described(trial: Trial, found: Explanation) -> tuple[tuple[str, ...], Mapping[str, Any]]:
