@@ -200,7 +200,7 @@ class Pool:
         if not hasattr(self._own, "server"):
             self._own.server = Server()
         try:
-            return bool(self._own.server.run(tests, module, source, timeout=300.0).killed)
+            return bool(self._own.server.run(tests, module, source, timeout=240).killed)
         except TimeoutError:
             return True
 
