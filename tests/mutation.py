@@ -1,7 +1,8 @@
 """Tests run against the package with one of its modules replaced by other source, which is written nowhere.
 
 A server imports what takes long (torch, gymnasium, pytest, ...) but not the package, and forks for each request: the
-child imports the package with the other source, and runs the tests until one fails.
+child imports the package with the other source, and runs the tests until one fails. It can also say which functions of
+the package each test calls, and how long it takes, so that a change is shown to those tests alone that can see it.
 """
 
 import contextlib
@@ -14,11 +15,15 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = f"{ROOT / 'pgtheory'}{os.sep}"
 HEAVY = (
     "torch",
     "torch.func",
@@ -57,8 +62,20 @@ class Server:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env=environment, text=True
         )
 
-    def run(self, tests: Sequence[str], module: str = "", source: str = "", timeout: int = 500) -> Verdict:
+    def run(
+        self,
+        tests: Sequence[str],
+        module: str = "",
+        source: str = "",
+        *,
+        timeout: int = 500,
+        ordered: bool = False,
+        record: str = "",
+    ) -> Verdict:
         """Run `tests`, with `source` in place of `module` unless that is empty.
+
+        With `ordered` they are full names of tests, and run in the order given. `record` is the file for what each
+        test calls, if that is wanted.
 
         Raises:
             TimeoutError: the tests did not end in `timeout` seconds of the processor, whatever else the machine does.
@@ -67,6 +84,7 @@ class Server:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         request = {"tests": list(tests), "module": module, "source": source, "timeout": timeout}
+        request |= {"ordered": ordered, "record": record}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline())
@@ -113,9 +131,73 @@ class _Finder(importlib.abc.MetaPathFinder):
         return importlib.machinery.ModuleSpec(name, loader, origin=self._path)
 
 
+class _Order:
+    """Leaves the tests that were asked for by name, in the order in which they were."""
+
+    def __init__(self, tests: Sequence[str]) -> None:
+        self._place = {test: i for i, test in enumerate(tests)}
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        items[:] = sorted(
+            (item for item in items if item.nodeid in self._place), key=lambda item: self._place[item.nodeid]
+        )
+
+
+class _Record:
+    """Which functions of the package each test calls, by file and name, and how long it takes.
+
+    What the import of a file calls, or the setup of a test, is shared by tests: it counts for all of the file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self.tests: dict[str, tuple[float, list[Any]]] = {}
+        self.shared: dict[str, set[Any]] = {}
+
+    @contextlib.contextmanager
+    def _traced(self) -> Iterator[set[Any]]:
+        called: set[Any] = set()
+
+        def trace(frame: Any, event: str, value: Any) -> None:
+            if frame.f_code.co_filename.startswith(PACKAGE):
+                called.add((frame.f_code.co_filename[len(PACKAGE) :], frame.f_code.co_qualname.partition(".<")[0]))
+
+        sys.settrace(trace)
+        try:
+            yield called
+        finally:
+            sys.settrace(None)
+
+    def _of(self, nodeid: str) -> set[Any]:
+        return self.shared.setdefault(nodeid.partition("::")[0], set())
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(self, collector: Any) -> Any:
+        with self._traced() as called:
+            report = yield
+        self._of(collector.nodeid).update(called)
+        return report
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item: Any) -> Any:
+        with self._traced() as called:
+            yield
+        self._of(item.nodeid).update(called)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: Any) -> Any:
+        start = time.process_time()
+        with self._traced() as called:
+            yield
+        self.tests[item.nodeid] = (round(time.process_time() - start, 3), sorted(called))
+
+    def pytest_sessionfinish(self) -> None:
+        shared = {file: sorted(called) for file, called in self.shared.items()}
+        Path(self._path).write_text(json.dumps({"tests": self.tests, "shared": shared}), encoding="utf-8")
+
+
 def _child(request: dict[str, Any]) -> int:
     import hypothesis
-    import pytest
 
     # A failure is enough: nothing looks for a smaller one, and nothing is kept.
     phases = hypothesis.Phase.explicit, hypothesis.Phase.generate
@@ -128,7 +210,12 @@ def _child(request: dict[str, Any]) -> int:
     except Exception as error:  # source that cannot even be imported is noticed by every test
         print(f"import: {error!r}")
         return 1
-    return int(pytest.main([*OPTIONS, "-o", "addopts=--import-mode=importlib", *request["tests"]]))
+    tests, plugins = request["tests"], list[object]()
+    if request["ordered"]:
+        plugins, tests = [_Order(tests)], list(dict.fromkeys(test.partition("::")[0] for test in tests))
+    if request["record"]:
+        plugins.append(_Record(request["record"]))
+    return int(pytest.main([*OPTIONS, "-o", "addopts=--import-mode=importlib", *tests], plugins))
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import itertools
 import math
 from fractions import Fraction
 
+import chance
 import pytest
 import torch
 from helpers import assert_same_up_to_rounding, seeded
@@ -463,11 +464,7 @@ def test_each_token_is_drawn_from_an_interval_as_long_as_its_probability() -> No
 def test_samples_have_the_frequencies_of_the_softmax() -> None:
     logits = row([0.0, 1.0, -INF, 2.0])
     drawn = sample(logits.expand(100_000, 4), generator=seeded(7))
-    observed, expected = drawn.bincount(minlength=4), 100_000 * logits.softmax(-1)
-    assert observed[2] == 0
-    # Chi-square with 2 degrees of freedom exceeds 18.4 with probability 1e-4; the seed is fixed.
-    chi_square = ((observed - expected) ** 2 / expected)[[0, 1, 3]].sum()
-    assert chi_square < 18.4
+    chance.assert_counts(drawn.bincount(minlength=4), logits.softmax(-1), 100_000)
 
 
 @pytest.mark.equation("eq-gumbel-max")
@@ -483,10 +480,7 @@ def test_gumbel_max_wins_the_race_of_exponential_clocks(dtype: torch.dtype) -> N
 def test_gumbel_max_has_the_frequencies_of_the_softmax() -> None:
     logits = row([0.0, 1.0, -INF, 2.0])
     drawn = gumbel_max(logits.expand(100_000, 4), generator=seeded(7))
-    observed, expected = drawn.bincount(minlength=4), 100_000 * logits.softmax(-1)
-    assert observed[2] == 0
-    # Chi-square with 2 degrees of freedom exceeds 18.4 with probability 1e-4; the seed is fixed.
-    assert ((observed - expected) ** 2 / expected)[[0, 1, 3]].sum() < 18.4
+    chance.assert_counts(drawn.bincount(minlength=4), logits.softmax(-1), 100_000)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
