@@ -443,7 +443,7 @@ def test_the_exact_law_of_a_step_is_that_of_many_samples():
         s, reward, terminated, _, _ = env.step(report.counterexample.inputs["action"])
         seen[s, reward, terminated] += 1
     law = report.counterexample.got
-    chance.assert_counts([seen[row[1:]] for row in law], [row[0] for row in law], 20_000)
+    chance.assert_counts([seen[tuple(row[1:])] for row in law], [row[0] for row in law], 20_000)
 
 
 def test_the_law_of_a_program_is_enumerated():
