@@ -2,7 +2,8 @@
 
 `make mutants` runs every mutant of every module once, `MUTANTS="--sample 100 surrogates groups"` some of them. Verdicts
 are kept in _build/mutants, one file a module: a mutant that was killed is not run again while the function that it is
-in stays as it is; one that survived is, when the tests have changed. No source is written anywhere.
+in stays as it is; one that survived is, when the tests have changed. The counts of the last run of each module go to
+tests/mutation_scores.toml, which a page of the book shows. No source is written anywhere.
 
 Mutants of signatures, annotations and docstrings, which no number depends on, are left out. Those that are the same
 function are listed with the reason in tests/equivalent.toml.
@@ -240,6 +241,25 @@ class Pool:
             return True
 
 
+def keep(module: str, counts: Counter[str]) -> None:
+    """Write the counts of a module into the record that the book shows."""
+    path = ROOT / "tests" / "mutation_scores.toml"
+    rows = tomllib.loads(path.read_text(encoding="utf-8"))
+    rows[module] = {
+        "places": counts["all"],
+        "run": counts["killed"] + counts["survived"],
+        "killed": counts["killed"],
+        "equivalent": counts["equivalent"],
+    }
+    head = "# Written by `make mutants`: of each module, how many changes there are, were run, and were noticed.\n"
+    tables = (
+        f'\n["{name}"]\n' + "".join(f"{key} = {n}\n" for key, n in row.items())
+        for name, row in sorted(rows.items())
+        if name in TESTS
+    )
+    path.write_text(head + "".join(tables), encoding="utf-8")
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", metavar="module", help="such as groups or training._ppo; all by default")
@@ -261,6 +281,8 @@ def main() -> int:
     for module in arguments.modules or TESTS:
         n = run(module, arguments.sample, until, servers)
         total += n
+        if not n["left"]:
+            keep(module, n)
         tried = n["killed"] + n["survived"]
         rows.append(f"| {module} | {n['all']} | {tried} | {n['killed']} | {n['survived']} | {n['equivalent']} |")
     score = total["killed"] / max(1, total["killed"] + total["survived"])

@@ -15,7 +15,7 @@ from pgtheory import _checks
 from pgtheory._precision import wide
 from pgtheory._tables import check_table, widened
 from pgtheory.mdp import FiniteMDP, check_policy
-from pgtheory.value_functions import solve_bellman
+from pgtheory.value_functions import _solve  # without a check: the policy was checked before it was widened
 
 __all__ = [
     "AdvantageMoments",
@@ -163,10 +163,10 @@ def generalized_advantage_moments(
         return torch.where(mdp.terminal, 0.0, (policy * table).sum(-1))
 
     # m(s) = E[Â|s] = E[δ|s] + γλ E[m(S′)|s]
-    mean = solve_bellman(mdp, policy, rate, by_state(by_pair(errors)))
+    mean = _solve(mdp, policy, rate, by_state(by_pair(errors)), transpose=False)
     expected = errors + rate * mean[o.next_state]
     # Var[Â|s] = E[(δ + γλ m(S′) − m(s))²|s] + (γλ)² E[Var[Â′|S′]|s]
-    spread = solve_bellman(mdp, policy, rate**2, by_state(by_pair((expected - mean[o.state]).square())))
+    spread = _solve(mdp, policy, rate**2, by_state(by_pair((expected - mean[o.state]).square())), transpose=False)
     first = by_pair(expected)
     variance = by_pair((expected - first[o.state, o.action]).square() + rate**2 * spread[o.next_state])
     return AdvantageMoments(first.to(dtype), variance.to(dtype))

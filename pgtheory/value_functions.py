@@ -72,10 +72,7 @@ def state_values(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], gamma: flo
         [-2.0, 0.0]
     """
     check_policy(mdp, policy)
-    # r_π(s) = Σ_a π(a|s) Σ_{s',r} p(s',r|s,a) r
-    weights = _outcome_weights(mdp, policy)
-    rewards = _sum_by_state(mdp, weights * mdp.rewards[mdp.outcomes.reward_index])
-    return _solve(mdp, policy, gamma, rewards, transpose=False)
+    return _state_values(mdp, policy, gamma)
 
 
 def action_values(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], gamma: float) -> Float[Tensor, "*batch S A"]:
@@ -107,7 +104,7 @@ def action_values(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], gamma: fl
         True
     """
     exact, policy = _in_single(mdp, policy)
-    return one_step_lookahead(exact, state_values(exact, policy, gamma), gamma).to(mdp.dtype)
+    return one_step_lookahead(exact, _state_values(exact, policy, gamma), gamma).to(mdp.dtype)
 
 
 def advantages(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], gamma: float) -> Float[Tensor, "*batch S A"]:
@@ -140,7 +137,7 @@ def advantages(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], gamma: float
         True
     """
     exact, policy = _in_single(mdp, policy)
-    values = state_values(exact, policy, gamma)
+    values = _state_values(exact, policy, gamma)
     differences = one_step_lookahead(exact, values, gamma) - values[..., None]
     return torch.where(mdp.available, differences, 0.0).to(mdp.dtype)
 
@@ -196,6 +193,13 @@ def solve_bellman(
     _check_state_tensor(mdp, "right_hand_side", right_hand_side)
     _check_batches("right_hand_side", right_hand_side, policy)
     return _solve(mdp, policy, gamma, right_hand_side, transpose)
+
+
+def _state_values(mdp: FiniteMDP, policy: Tensor, gamma: float) -> Tensor:
+    # r_π(s) = Σ_a π(a|s) Σ_{s',r} p(s',r|s,a) r
+    weights = _outcome_weights(mdp, policy)
+    rewards = _sum_by_state(mdp, weights * mdp.rewards[mdp.outcomes.reward_index])
+    return _solve(mdp, policy, gamma, rewards, transpose=False)
 
 
 def _solve(mdp: FiniteMDP, policy: Tensor, gamma: float, right_hand_side: Tensor, transpose: bool) -> Tensor:
@@ -623,10 +627,8 @@ def _checked_states(trajectories: Trajectories, n_states: int, visit: str) -> Te
 
 def _in_single(mdp: FiniteMDP, policy: Tensor) -> tuple[FiniteMDP, Tensor]:
     """Both as they are, or in float32 where they are of 16 bits, which lose what a difference of values consists of."""
-    exact = widened(mdp)
-    _checks.check_floating("policy", policy)
-    _checks.check_same_kind("policy", policy, "mdp", mdp.rewards)
-    return exact, wide(policy)
+    check_policy(mdp, policy)  # as it was given: what 16 bits round is no fault of the policy
+    return widened(mdp), wide(policy)
 
 
 def _check_state_tensor(mdp: FiniteMDP, name: str, values: Tensor) -> None:

@@ -10,6 +10,10 @@ Student's where the deviation comes from few batches: the sums are of thousands 
 that distribution so far out is why `SHARE` leaves most of `SUITE` unused.
 """
 
+import ast
+import re
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +21,14 @@ from numpy.typing import ArrayLike
 from scipy.stats import binom, norm, t
 
 SUITE, SHARE = 1e-6, 5e-9
+TESTS = Path(__file__).parent
+LIMIT = re.compile(r"\bchance\.(assert_counts|bounds|least_p|most_errors)\(")
+# What draws, and what compares by chance, as far as a text shows it.
+DRAWS = re.compile(r"\bgenerator\(|\bgenerator=|\bseeded\(|manual_seed|default_rng|reset\(seed|\bsample\w*\(|\bexec\(")
+BY_CHANCE = re.compile(
+    r"\.std\(|\.var\(|\.sem\(|standard.error|chi.?square|\bchi2\b|pvalue|kstest|\bbinom\b|bincount\(|false alarm"
+    r"|seeds? (is|are) fixed|def test_\w*learns"
+)
 
 
 def least_p(comparisons: int = 1) -> float:
@@ -49,3 +61,37 @@ def assert_counts(counts: ArrayLike, probabilities: ArrayLike, n: int, tests: in
     assert (seen[p <= 0] == 0).all(), "an event of probability 0 has happened"
     low, high = bounds(n, p, tests * p.size)
     assert ((low <= seen) & (seen <= high)).all(), (seen.tolist(), low.tolist(), high.tolist())
+
+
+@cache
+def texts() -> dict[str, str]:
+    """The text of every test, with those of the functions of its file that it calls."""
+    found = {}
+    for path in sorted(TESTS.rglob("test_*.py")):
+        if path.parent.name in ("book", "browser") or path.name == "test_chance.py":
+            continue
+        source = path.read_text(encoding="utf-8")
+        if not LIMIT.search(source) and not (DRAWS.search(source) and BY_CHANCE.search(source)):
+            continue
+        nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+        lines = source.splitlines()
+        text = {node.name: "\n".join(lines[node.lineno - 1 : node.end_lineno]) for node in nodes}
+        helpers = {name for name in text if not name.startswith("test_")}
+        calls = {name: helpers & set(re.findall(r"\w+", body)) for name, body in text.items()}
+        for name in text.keys() - helpers:
+            reached, new = {name}, [name]
+            while new:
+                new += calls[new.pop()] - reached
+                reached.update(new)
+            found[f"{path.relative_to(TESTS)}::{name}"] = "\n".join(text[x] for x in sorted(reached))
+    return found
+
+
+def statistical() -> list[str]:
+    """The tests that take a limit from `chance`."""
+    return [name for name, text in texts().items() if LIMIT.search(text)]
+
+
+def suspected() -> list[str]:
+    """The tests that draw and compare by chance, as far as their text shows it."""
+    return [name for name, text in texts().items() if DRAWS.search(text) and BY_CHANCE.search(text)]

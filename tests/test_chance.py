@@ -1,25 +1,13 @@
 """The limits of the statistical tests, how often they all together are wrong, and that none stands beside them."""
 
-import ast
 import itertools
 import math
-import re
-from functools import cache
-from pathlib import Path
 
 import chance
 import numpy as np
 import pytest
 from scipy.stats import binom
 
-TESTS = Path(__file__).parent
-LIMIT = re.compile(r"\bchance\.(assert_counts|bounds|least_p|most_errors)\(")
-# What draws, and what compares by chance, as far as a text shows it.
-DRAWS = re.compile(r"\bgenerator\(|\bgenerator=|\bseeded\(|manual_seed|default_rng|reset\(seed|\bsample\w*\(|\bexec\(")
-BY_CHANCE = re.compile(
-    r"\.std\(|\.var\(|\.sem\(|standard.error|chi.?square|\bchi2\b|pvalue|kstest|\bbinom\b|bincount\(|false alarm"
-    r"|seeds? (is|are) fixed|def test_\w*learns"
-)
 # Tests that look so and are none, and why.
 EXACT = {
     "test_surrogates.py::test_ratios_of_prefixes_have_mean_one_and_their_variance_is_the_chi_square_divergence": "sums",
@@ -40,43 +28,15 @@ SHOWN = {
 }
 
 
-@cache
-def texts() -> dict[str, str]:
-    """The text of every test, with those of the functions of its file that it calls."""
-    found = {}
-    for path in sorted(TESTS.rglob("test_*.py")):
-        if path.parent.name in ("book", "browser") or path == Path(__file__):
-            continue
-        source = path.read_text(encoding="utf-8")
-        if not LIMIT.search(source) and not (DRAWS.search(source) and BY_CHANCE.search(source)):
-            continue
-        nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
-        lines = source.splitlines()
-        text = {node.name: "\n".join(lines[node.lineno - 1 : node.end_lineno]) for node in nodes}
-        helpers = {name for name in text if not name.startswith("test_")}
-        calls = {name: helpers & set(re.findall(r"\w+", body)) for name, body in text.items()}
-        for name in text.keys() - helpers:
-            reached, new = {name}, [name]
-            while new:
-                new += calls[new.pop()] - reached
-                reached.update(new)
-            found[f"{path.relative_to(TESTS)}::{name}"] = "\n".join(text[x] for x in sorted(reached))
-    return found
-
-
-def statistical() -> list[str]:
-    """The tests that take a limit from `chance`."""
-    return [name for name, text in texts().items() if LIMIT.search(text)]
-
-
 def test_all_statistical_tests_together_are_wrong_for_less_than_one_seed_in_a_million() -> None:
-    assert len(statistical()) >= 25
-    assert len(statistical()) * chance.SHARE < chance.SUITE / 4  # the rest is for what is normal only in the limit
+    assert len(chance.statistical()) >= 25
+    assert (
+        len(chance.statistical()) * chance.SHARE < chance.SUITE / 4
+    )  # the rest is for what is normal only in the limit
 
 
 def test_what_draws_and_compares_by_chance_takes_its_limit_from_there() -> None:
-    looks = {name for name, text in texts().items() if DRAWS.search(text) and BY_CHANCE.search(text)}
-    assert looks - set(statistical()) == EXACT.keys() | SHOWN
+    assert set(chance.suspected()) - set(chance.statistical()) == EXACT.keys() | SHOWN
 
 
 @pytest.mark.parametrize("n", [1, 7, 60])
