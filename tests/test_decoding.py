@@ -117,6 +117,7 @@ def test_temperature_keeps_the_order(logits: list[float], tau: float) -> None:
     assert ranking(temperature(row(logits), tau).tolist()) == ranking(logits)
 
 
+@pytest.mark.equation("prop-temperature-limits")
 @properties
 @given(tied_logits)
 def test_the_limit_of_temperature_to_zero_is_uniform_over_the_maxima(logits: list[float]) -> None:
@@ -134,6 +135,7 @@ def test_temperature_zero_keeps_the_greedy_token_alone(logits: list[float]) -> N
     assert kept(temperature(row(logits), 0.0)) == [greedy(row(logits)).item()]
 
 
+@pytest.mark.equation("prop-temperature-limits")
 def test_the_limit_of_temperature_to_infinity_is_uniform() -> None:
     logits = row([3.0, -2.0, -INF, 0.0])
     torch.testing.assert_close(temperature(logits, 1e12).softmax(-1), row([1 / 3, 1 / 3, 0.0, 1 / 3]))
@@ -158,6 +160,7 @@ def test_top_k_keeps_the_first_k_of_the_ranking(logits: list[float], k: int) -> 
     assert all(filtered[i].item() == logits[i] for i in kept(filtered))
 
 
+@pytest.mark.equation("prop-commute")
 @properties
 @given(some_logits, st.integers(1, 15))
 def test_top_k_twice_is_top_k(logits: list[float], k: int) -> None:
@@ -263,6 +266,7 @@ def test_top_p_is_the_definition(logits: list[float], p: float) -> None:
     assert all(filtered[i].item() == logits[i] for i in kept(filtered))
 
 
+@pytest.mark.equation("prop-nucleus")
 @pytest.mark.usefixtures("route")
 @properties
 @given(st.one_of(some_logits, tied_logits), masses)
@@ -274,6 +278,7 @@ def test_the_nucleus_reaches_p_and_without_its_last_token_does_not(logits: list[
     assert p == 1 or len(nucleus_tokens) == 1 or probabilities[nucleus_tokens[:-1]].sum().item() < p
 
 
+@pytest.mark.equation("prop-nucleus")
 @pytest.mark.usefixtures("route")
 @properties
 @given(some_logits, masses, masses)
@@ -302,6 +307,7 @@ def test_a_constant_added_to_all_logits_changes_no_set(logits: list[float], p: f
     assert greedy(shifted) == greedy(row(logits))
 
 
+@pytest.mark.equation("prop-commute")
 @pytest.mark.usefixtures("route")
 def test_top_p_twice_is_not_top_p() -> None:
     logits = row([0.5, 0.25, 0.25]).log()
@@ -518,6 +524,7 @@ def test_decode_is_sample_of_min_p_of_top_p_of_top_k_of_temperature(
     assert torch.equal(drawn, sample(composed, generator=seeded(1)))
 
 
+@pytest.mark.equation("prop-commute")
 def test_temperature_and_top_p_do_not_commute() -> None:
     logits = row([0.5, 0.3, 0.2]).log()
     first_temperature = decoding_distribution(logits, temperature=0.5, top_p=0.6)
@@ -526,6 +533,7 @@ def test_temperature_and_top_p_do_not_commute() -> None:
     torch.testing.assert_close(first_top_p, row([25 / 34, 9 / 34, 0.0]))
 
 
+@pytest.mark.equation("prop-commute")
 def test_top_k_and_top_p_do_not_commute() -> None:
     logits = row([0.4, 0.3, 0.2, 0.1]).log()
     assert kept(top_p(top_k(logits, 2), 0.5)) == [0]  # renormalised to 4/7
@@ -533,6 +541,7 @@ def test_top_k_and_top_p_do_not_commute() -> None:
     assert kept(decoding_logits(logits, top_k=2, top_p=0.5)) == [0]
 
 
+@pytest.mark.equation("prop-commute")
 def test_top_p_and_min_p_do_not_commute() -> None:
     logits = row([0.5, 0.2, 0.2, 0.1]).log()
     assert kept(min_p(top_p(logits, 0.75), 0.4)) == [0, 1, 2]
@@ -540,6 +549,7 @@ def test_top_p_and_min_p_do_not_commute() -> None:
     assert kept(decoding_logits(logits, top_p=0.75, min_p=0.4)) == [0, 1, 2]
 
 
+@pytest.mark.equation("prop-commute")
 def test_temperature_and_top_k_commute() -> None:
     logits = torch.randn(20, 30, generator=seeded(), dtype=torch.float64)
     # One division per logit, which has one correct rounding.

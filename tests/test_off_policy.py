@@ -164,6 +164,7 @@ def test_a_sampler_that_drops_an_action_leaves_the_sum_over_what_it_keeps() -> N
     torch.testing.assert_close(row.mean[0], expected / mass, atol=1e-13, rtol=1e-12)
 
 
+@pytest.mark.equation("prop-truncated-weights")
 def test_truncated_weights_of_the_sampler_correct_what_they_can() -> None:
     h_old, h = two_policies(TREE, 0.4)
     old = policy_of(TREE, h_old)

@@ -534,6 +534,7 @@ def test_dropping_gamma_t_needs_a_policy_that_terminates():
         exact_policy_gradient(mdp, random_preferences(mdp), 0.9, discount_states=False)
 
 
+@pytest.mark.equation("prop-on-policy")
 def test_the_on_policy_distribution_is_the_wrong_weight():
     mdp, gamma = gallery.gridworld(), 0.9
     preferences = random_preferences(mdp)

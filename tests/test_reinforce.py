@@ -152,7 +152,7 @@ def test_the_loss_is_the_formula_written_out() -> None:
     )
 
 
-@pytest.mark.equation("eq-reinforce", "eq-full-return")
+@pytest.mark.equation("eq-reinforce", "eq-full-return", "thm-reinforce-unbiased")
 @pytest.mark.parametrize("name", ENDING)
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize("loss", [reinforce_loss, full_return_loss], ids=["reward to go", "full return"])
@@ -170,6 +170,7 @@ def test_the_expected_gradient_does_not_depend_on_the_batch_size(name: str, batc
     torch.testing.assert_close(-estimate, exact_policy_gradient(mdp, preferences, 0.9), rtol=0, atol=1e-12)
 
 
+@pytest.mark.equation("thm-reinforce-unbiased")
 def test_without_a_baseline_the_covariance_falls_as_one_over_the_batch_size() -> None:
     mdp, preferences, horizon = problem("quiz")
     one, three = (
@@ -377,7 +378,7 @@ def test_the_value_loss_is_half_of_the_squared_errors_summed_over_steps() -> Non
     torch.testing.assert_close(values.grad, -torch.tensor(errors, dtype=F64) / 2)
 
 
-@pytest.mark.equation("eq-value-loss")
+@pytest.mark.equation("eq-value-loss", "prop-value-loss")
 def test_the_expected_value_loss_is_least_at_the_true_values() -> None:
     mdp, preferences, horizon = problem("quiz")
     policy = softmax_policy(preferences, available=mdp.available)
@@ -558,6 +559,7 @@ def test_a_ledger_row_has_the_mean_and_variance_of_its_formula(name: str, ledger
     assert rows[name].variance == pytest.approx(variance, abs=1e-12)
 
 
+@pytest.mark.equation("prop-full-return")
 @pytest.mark.parametrize(
     "name",
     [

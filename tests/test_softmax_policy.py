@@ -97,6 +97,7 @@ def test_integer_odds_give_rational_probabilities() -> None:
     torch.testing.assert_close(softmax_policy(h), torch.tensor([1 / 8, 2 / 8, 5 / 8], dtype=F64), rtol=1e-15, atol=0)
 
 
+@pytest.mark.equation("prop-shift-invariance")
 @examples
 @given(preference_rows, st.floats(-1e4, 1e4))
 def test_a_constant_added_to_every_preference_changes_nothing(row: list[float], shift: float) -> None:
@@ -105,6 +106,7 @@ def test_a_constant_added_to_every_preference_changes_nothing(row: list[float], 
     torch.testing.assert_close(softmax_policy(h + shift), softmax_policy(h), rtol=1e-11, atol=0)
 
 
+@pytest.mark.equation("prop-positive-policy-is-softmax")
 def test_every_positive_policy_is_the_softmax_of_its_log_probabilities() -> None:
     policy = torch.distributions.Dirichlet(torch.ones(4, dtype=F64)).sample((5,))
     torch.testing.assert_close(softmax_policy(policy.log()), policy, rtol=1e-14, atol=0)
