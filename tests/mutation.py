@@ -6,6 +6,7 @@ the package each test calls, and how long it takes, so that a change is shown to
 """
 
 import contextlib
+import gc
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -35,8 +36,10 @@ HEAVY = (
     "jaxtyping",
     "pytest",
 )
-# Plugins that are loaded whether they are needed or not take longer than the tests.
-OPTIONS = "-x", "-q", "--no-header", "--tb=line", "-p", "no:cacheprovider", "-p", "pytest_timeout"
+# Plugins that are loaded whether they are needed or not take longer than the tests, and so do assertions that explain
+# themselves, and a search for objects that nobody closed.
+LEFT_OUT = "-p", "no:unraisableexception", "-p", "no:cacheprovider"
+OPTIONS = "-x", "-q", "--no-header", "--tb=line", "--assert=plain", "-p", "pytest_timeout", *LEFT_OUT
 
 
 class Verdict(NamedTuple):
@@ -245,6 +248,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 def _serve() -> None:
     for name in HEAVY:
         importlib.import_module(name)
+    gc.freeze()  # nothing of this is garbage, so that no child goes through it, or copies its pages
     for line in sys.stdin:
         print(json.dumps(_answer(json.loads(line))), flush=True)
 

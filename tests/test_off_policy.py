@@ -26,7 +26,7 @@ from pgtheory.off_policy import (
 from pgtheory.policy_gradient import exact_policy_gradient
 from pgtheory.softmax_policy import log_softmax_policy, softmax_policy
 from pgtheory.surrogates import ppo_clip_loss
-from pgtheory.trajectories import at_steps, sample_trajectories
+from pgtheory.trajectories import sample_trajectories
 from pgtheory.value_functions import advantages
 
 TREE = gallery.token_tree(2, 2, reward=lambda prompt, tokens: float(tokens in ((1,), (0, 1))) + 0.5 * prompt, eos=1)
@@ -224,13 +224,14 @@ def test_the_mean_of_sampled_groups_comes_to_the_row() -> None:
     h_old, h = two_policies(TREE, 0.6)
     old, n, size = policy_of(TREE, h_old), 4000, 3
     drawn = sample_trajectories(TREE, old, n * size, horizon=2, generator=seeded(3))
-    leaf = h.clone().requires_grad_()
-    new, before = (
-        at_steps(x, drawn).view(n, size, 2) for x in (log_softmax_policy(leaf, available=TREE.available), old)
-    )
-    mask, total = drawn.mask.view(n, size, 2), drawn.rewards.sum(-1).view(n, size)
-    one = [grpo_loss(new[k], before[k].log(), total[k], mask=mask[k]) for k in range(n)]
-    each = torch.stack([torch.autograd.grad(-loss, leaf, retain_graph=True)[0] for loss in one])
+
+    def loss(h: Tensor, states: Tensor, actions: Tensor, mask: Tensor, total: Tensor) -> Tensor:
+        before, new = old[states, actions].log(), log_softmax_policy(h, available=TREE.available)[states, actions]
+        return -grpo_loss(new, before, total, mask=mask)
+
+    steps = [x.view(n, size, 2) for x in (drawn.states[:, :2], drawn.actions, drawn.mask)]
+    gradient = torch.func.vmap(torch.func.grad(loss), (None, 0, 0, 0, 0))
+    each = gradient(h, *steps, drawn.rewards.sum(-1).view(n, size))
     row = by_name(off_policy_ledger(TREE, h, old, horizon=2))["GRPO"]
     error = each.std(0) / math.sqrt(n)
     assert bool(((each.mean(0) - row.mean).abs() <= chance.most_errors(7) * error + 1e-12).all())
