@@ -15,7 +15,7 @@ PYTEST := -m pytest --numprocesses auto --maxprocesses 8
 # Everything but `checking`, whose catalogue takes most of the time and calculates the least, what judges the tests, and
 # the book's extensions.
 CORE := --ignore=tests/checking --ignore=tests/test_checking.py --ignore=pgtheory/checking --ignore=tests/test_mutants.py \
-	--ignore=tests/test_equations.py --ignore=tests/test_elsewhere.py
+	--ignore=tests/test_equations.py --ignore=tests/test_evidence.py --ignore=tests/test_elsewhere.py
 # What is about texts, files and processes, and does not calculate.
 TEXTS := $(foreach name,bad_input cells checkpoints front_page import_order notation proof public_api ranks repository smollm,\
 	--ignore=tests/test_$(name).py)

@@ -2,7 +2,8 @@
 
 `make mutants` runs every mutant of every module once, `MUTANTS="--sample 100 surrogates groups"` some of them. Verdicts
 are kept in _build/mutants, one file a module: a mutant that was killed is not run again while the function that it is
-in stays as it is; one that survived is, when the tests have changed. No source is written anywhere.
+in stays as it is; one that survived is, when the tests have changed. The counts of the last run of each module go to
+tests/mutation_scores.toml, which a page of the book shows. No source is written anywhere.
 
 Mutants of signatures, annotations and docstrings, which no number depends on, are left out. Those that are the same
 function are listed with the reason in tests/equivalent.toml.
@@ -21,6 +22,7 @@ import time
 import tomllib
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,6 +79,7 @@ class Mutant(NamedTuple):
     """A module with one change."""
 
     line: int
+    function: str  # the changed function, or method with its class; empty outside of all
     before: str
     after: str
     source: str
@@ -137,7 +140,38 @@ def _described(source: str, changed: str, module: str) -> Mutant:
     old, new = pairs[0] if pairs else ("".join(before).strip(), "")
     around = [node for node in ast.parse(changed).body if node.lineno <= other_first + 1 <= (node.end_lineno or 0)]
     key = hashlib.sha256("".join([module, *map(ast.dump, around)]).encode()).hexdigest()[:16]
-    return Mutant(first + 1, old, new, changed, key)
+    return Mutant(first + 1, _function(ast.parse(source), first + 1), old, new, changed, key)
+
+
+def _function(tree: ast.Module, line: int) -> str:
+    for node in tree.body:
+        for inner in node.body if isinstance(node, ast.ClassDef) else [node]:
+            if isinstance(inner, ast.FunctionDef) and inner.lineno <= line <= (inner.end_lineno or 0):
+                return inner.name if inner is node else f"{node.name}.{inner.name}"  # type: ignore[attr-defined]
+    return ""
+
+
+def seeing(module: str, servers: "Pool") -> Callable[[str], list[str]]:
+    """From a function of a module to the tests that call it, the quickest of the first file first; all if none does.
+
+    What each test calls is recorded once for each file of tests.
+    """
+    inside, found = f"{module.replace('.', '/')}.py", dict[str, list[str]]()
+    for path in files_of(module):
+        file = str(path.relative_to(ROOT))
+        store = ROOT / "_build" / "mutants" / f"{path.stem}-{_digest(path)}.json"
+        if not store.exists():
+            servers.run([file], record=str(store))
+        record = json.loads(store.read_text(encoding="utf-8"))
+        shared = {name for at, name in record["shared"].get(file, []) if at == inside}
+        for test, (_, called) in sorted(record["tests"].items(), key=lambda item: item[1][0]):
+            for name in shared | {name for at, name in called if at == inside}:
+                found.setdefault(name, []).append(test)
+    return lambda function: found.get(function, [])
+
+
+def _digest(*paths: Path) -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
 
 
 def equivalent() -> dict[tuple[str, str, str], str]:
@@ -160,7 +194,7 @@ def run(module: str, sample: int | None, until: float, servers: "Pool") -> Count
     store.parent.mkdir(parents=True, exist_ok=True)
     verdicts: dict[str, Any] = json.loads(store.read_text(encoding="utf-8")) if store.exists() else {}
     paths, same, source = files_of(module), equivalent(), path_of(module).read_text(encoding="utf-8")
-    tests = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
+    tests, called = _digest(*paths), seeing(module, servers)
     everything = places(source)
     random.Random(0).shuffle(everything)  # so that the first of them are a sample
     survivors: dict[str, str] = {}
@@ -174,7 +208,9 @@ def run(module: str, sample: int | None, until: float, servers: "Pool") -> Count
         if (module, mutant.before, mutant.after) in same:
             return "equivalent"
         if verdicts.get(mutant.key) not in ("killed", tests):
-            killed = servers.run([str(path.relative_to(ROOT)) for path in paths], module, mutant.source)
+            some = called(mutant.function)
+            files = [str(path.relative_to(ROOT)) for path in paths]
+            killed = servers.run(some or files, module, mutant.source, ordered=bool(some))
             with servers.lock:
                 verdicts[mutant.key] = "killed" if killed else tests
                 store.write_text(json.dumps(verdicts, indent=1), encoding="utf-8")
@@ -195,14 +231,33 @@ class Pool:
         self.executor, self.lock = ThreadPoolExecutor(size), threading.Lock()
         self._own = threading.local()
 
-    def run(self, tests: list[str], module: str, source: str) -> bool:
+    def run(self, tests: list[str], module: str = "", source: str = "", **options: Any) -> bool:
         """Whether a test failed, or none came to an end."""
         if not hasattr(self._own, "server"):
             self._own.server = Server()
         try:
-            return bool(self._own.server.run(tests, module, source, timeout=300.0).killed)
+            return bool(self._own.server.run(tests, module, source, timeout=240, **options).killed)
         except TimeoutError:
             return True
+
+
+def keep(module: str, counts: Counter[str]) -> None:
+    """Write the counts of a module into the record that the book shows."""
+    path = ROOT / "tests" / "mutation_scores.toml"
+    rows = tomllib.loads(path.read_text(encoding="utf-8"))
+    rows[module] = {
+        "places": counts["all"],
+        "run": counts["killed"] + counts["survived"],
+        "killed": counts["killed"],
+        "equivalent": counts["equivalent"],
+    }
+    head = "# Written by `make mutants`: of each module, how many changes there are, were run, and were noticed.\n"
+    tables = (
+        f'\n["{name}"]\n' + "".join(f"{key} = {n}\n" for key, n in row.items())
+        for name, row in sorted(rows.items())
+        if name in TESTS
+    )
+    path.write_text(head + "".join(tables), encoding="utf-8")
 
 
 def _arguments() -> argparse.Namespace:
@@ -226,6 +281,8 @@ def main() -> int:
     for module in arguments.modules or TESTS:
         n = run(module, arguments.sample, until, servers)
         total += n
+        if not n["left"]:
+            keep(module, n)
         tried = n["killed"] + n["survived"]
         rows.append(f"| {module} | {n['all']} | {tried} | {n['killed']} | {n['survived']} | {n['equivalent']} |")
     score = total["killed"] / max(1, total["killed"] + total["survived"])

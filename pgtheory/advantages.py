@@ -17,7 +17,7 @@ from pgtheory._precision import wide
 from pgtheory._tables import check_table, widened
 from pgtheory.mdp import FiniteMDP, check_policy
 from pgtheory.returns import BLOCK, discount_weights
-from pgtheory.value_functions import solve_bellman
+from pgtheory.value_functions import solve_unchecked
 
 __all__ = [
     "AdvantageMoments",
@@ -167,10 +167,12 @@ def generalized_advantage_moments(
         return torch.where(mdp.terminal, 0.0, (policy * table).sum(-1))
 
     # m(s) = E[Â|s] = E[δ|s] + γλ E[m(S′)|s]
-    mean = solve_bellman(mdp, policy, rate, by_state(by_pair(errors)))
+    mean = solve_unchecked(mdp, policy, rate, by_state(by_pair(errors)), transpose=False)
     expected = errors + rate * mean[o.next_state]
     # Var[Â|s] = E[(δ + γλ m(S′) − m(s))²|s] + (γλ)² E[Var[Â′|S′]|s]
-    spread = solve_bellman(mdp, policy, rate**2, by_state(by_pair((expected - mean[o.state]).square())))
+    spread = solve_unchecked(
+        mdp, policy, rate**2, by_state(by_pair((expected - mean[o.state]).square())), transpose=False
+    )
     first = by_pair(expected)
     variance = by_pair((expected - first[o.state, o.action]).square() + rate**2 * spread[o.next_state])
     return AdvantageMoments(first.to(dtype), variance.to(dtype))
@@ -301,6 +303,7 @@ def _compiled_advantages(steps: _Steps, gamma: float, lam: float) -> tuple[Tenso
     kernel = _kernels.generalized_advantages
     if not _kernels.over_time(kernel, *arrays, *has, gamma, rate=gamma * lam, cut=cut, sums=advantages):
         _check_finite(steps)
+        advantages = _plain_advantages(steps, gamma, lam, _sums_by_doubling)  # no infinity is multiplied by 0
     return advantages, cut
 
 

@@ -72,10 +72,7 @@ def state_values(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], gamma: flo
         [-2.0, 0.0]
     """
     check_policy(mdp, policy)
-    # r_π(s) = Σ_a π(a|s) Σ_{s',r} p(s',r|s,a) r
-    weights = _outcome_weights(mdp, policy)
-    rewards = _sum_by_state(mdp, weights * mdp.rewards[mdp.outcomes.reward_index])
-    return _solve(mdp, policy, gamma, rewards, transpose=False)
+    return _state_values(mdp, policy, gamma)
 
 
 def action_values(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], gamma: float) -> Float[Tensor, "*batch S A"]:
@@ -107,7 +104,7 @@ def action_values(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], gamma: fl
         True
     """
     exact, policy = _in_single(mdp, policy)
-    return one_step_lookahead(exact, state_values(exact, policy, gamma), gamma).to(mdp.dtype)
+    return one_step_lookahead(exact, _state_values(exact, policy, gamma), gamma).to(mdp.dtype)
 
 
 def advantages(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], gamma: float) -> Float[Tensor, "*batch S A"]:
@@ -140,7 +137,7 @@ def advantages(mdp: FiniteMDP, policy: Float[Tensor, "*batch S A"], gamma: float
         True
     """
     exact, policy = _in_single(mdp, policy)
-    values = state_values(exact, policy, gamma)
+    values = _state_values(exact, policy, gamma)
     differences = one_step_lookahead(exact, values, gamma) - values[..., None]
     return torch.where(mdp.available, differences, 0.0).to(mdp.dtype)
 
@@ -195,10 +192,19 @@ def solve_bellman(
     check_policy(mdp, policy)
     _check_state_tensor(mdp, "right_hand_side", right_hand_side)
     _check_batches("right_hand_side", right_hand_side, policy)
-    return _solve(mdp, policy, gamma, right_hand_side, transpose)
+    return solve_unchecked(mdp, policy, gamma, right_hand_side, transpose)
 
 
-def _solve(mdp: FiniteMDP, policy: Tensor, gamma: float, right_hand_side: Tensor, transpose: bool) -> Tensor:
+def _state_values(mdp: FiniteMDP, policy: Tensor, gamma: float) -> Tensor:
+    """`state_values` with a policy that was checked before."""
+    # r_π(s) = Σ_a π(a|s) Σ_{s',r} p(s',r|s,a) r
+    weights = _outcome_weights(mdp, policy)
+    rewards = _sum_by_state(mdp, weights * mdp.rewards[mdp.outcomes.reward_index])
+    return solve_unchecked(mdp, policy, gamma, rewards, transpose=False)
+
+
+def solve_unchecked(mdp: FiniteMDP, policy: Tensor, gamma: float, right_hand_side: Tensor, transpose: bool) -> Tensor:
+    """`solve_bellman` with a policy that was checked before, as it was given: of 16 bits, say, and then widened."""
     gamma = _checks.check_gamma(gamma)
     if gamma == 1.0 and not _checks.is_traced(policy):
         _check_surely_terminates(mdp, policy)
@@ -623,10 +629,8 @@ def _checked_states(trajectories: Trajectories, n_states: int, visit: str) -> Te
 
 def _in_single(mdp: FiniteMDP, policy: Tensor) -> tuple[FiniteMDP, Tensor]:
     """Both as they are, or in float32 where they are of 16 bits, which lose what a difference of values consists of."""
-    exact = widened(mdp)
-    _checks.check_floating("policy", policy)
-    _checks.check_same_kind("policy", policy, "mdp", mdp.rewards)
-    return exact, wide(policy)
+    check_policy(mdp, policy)  # as it was given: what 16 bits round is no fault of the policy
+    return widened(mdp), wide(policy)
 
 
 def _check_state_tensor(mdp: FiniteMDP, name: str, values: Tensor) -> None:
@@ -714,7 +718,7 @@ def _refined_values(mdp: FiniteMDP, policy: Tensor, gamma: float) -> _Values:
         scale = float(values.table(mdp).abs().amax())
         if not float((residual.abs() - rounding).amax()) > 1e-14 * (1 - gamma) * scale:
             break
-        values = values.moved(_solve(mdp, policy, gamma, residual, transpose=False), live)
+        values = values.moved(solve_unchecked(mdp, policy, gamma, residual, transpose=False), live)
     return values
 
 
@@ -765,7 +769,7 @@ def _check_optimal(mdp: FiniteMDP, policy: Tensor, gamma: float, values: _Values
     scale = float(values.table(mdp).abs().amax())
     error = 2 * float(delta.amax()) / (1 - gamma)
     if error > ACCURACY * scale:
-        above = _solve(mdp, policy, gamma, 2 * delta, transpose=False)
+        above = solve_unchecked(mdp, policy, gamma, 2 * delta, transpose=False)
         later = above.new_zeros(mdp.n_states * mdp.n_actions).index_add(
             0, _pair(mdp), mdp.outcomes.probability * above[mdp.outcomes.next_state]
         )

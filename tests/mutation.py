@@ -1,9 +1,12 @@
 """Tests run against the package with one of its modules replaced by other source, which is written nowhere.
 
 A server imports what takes long (torch, gymnasium, pytest, ...) but not the package, and forks for each request: the
-child imports the package with the other source, and runs the tests until one fails.
+child imports the package with the other source, and runs the tests until one fails. It can also say which functions of
+the package each test calls, and how long it takes, so that a change is shown to those tests alone that can see it.
 """
 
+import contextlib
+import gc
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -14,11 +17,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = f"{ROOT / 'pgtheory'}{os.sep}"
 HEAVY = (
     "torch",
     "torch.func",
@@ -30,8 +36,10 @@ HEAVY = (
     "jaxtyping",
     "pytest",
 )
-# Plugins that are loaded whether they are needed or not take longer than the tests.
-OPTIONS = "-x", "-q", "--no-header", "--tb=line", "-p", "no:cacheprovider", "-p", "pytest_timeout"
+# Plugins that are loaded whether they are needed or not take longer than the tests, and so do assertions that explain
+# themselves, and a search for objects that nobody closed.
+LEFT_OUT = "-p", "no:unraisableexception", "-p", "no:cacheprovider"
+OPTIONS = "-x", "-q", "--no-header", "--tb=line", "--assert=plain", "-p", "pytest_timeout", *LEFT_OUT
 
 
 class Verdict(NamedTuple):
@@ -57,16 +65,29 @@ class Server:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env=environment, text=True
         )
 
-    def run(self, tests: Sequence[str], module: str = "", source: str = "", timeout: float = 500.0) -> Verdict:
+    def run(
+        self,
+        tests: Sequence[str],
+        module: str = "",
+        source: str = "",
+        *,
+        timeout: int = 500,
+        ordered: bool = False,
+        record: str = "",
+    ) -> Verdict:
         """Run `tests`, with `source` in place of `module` unless that is empty.
 
+        With `ordered` they are full names of tests, and run in the order given. `record` is the file for what each
+        test calls, if that is wanted.
+
         Raises:
-            TimeoutError: the tests did not end in `timeout` seconds.
+            TimeoutError: the tests did not end in `timeout` seconds of the processor, whatever else the machine does.
             RuntimeError: they could not be run.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         request = {"tests": list(tests), "module": module, "source": source, "timeout": timeout}
+        request |= {"ordered": ordered, "record": record}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline())
@@ -113,9 +134,73 @@ class _Finder(importlib.abc.MetaPathFinder):
         return importlib.machinery.ModuleSpec(name, loader, origin=self._path)
 
 
+class _Order:
+    """Leaves the tests that were asked for by name, in the order in which they were."""
+
+    def __init__(self, tests: Sequence[str]) -> None:
+        self._place = {test: i for i, test in enumerate(tests)}
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        items[:] = sorted(
+            (item for item in items if item.nodeid in self._place), key=lambda item: self._place[item.nodeid]
+        )
+
+
+class _Record:
+    """Which functions of the package each test calls, by file and name, and how long it takes.
+
+    What the import of a file calls, or the setup of a test, is shared by tests: it counts for all of the file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self.tests: dict[str, tuple[float, list[Any]]] = {}
+        self.shared: dict[str, set[Any]] = {}
+
+    @contextlib.contextmanager
+    def _traced(self) -> Iterator[set[Any]]:
+        called: set[Any] = set()
+
+        def trace(frame: Any, event: str, value: Any) -> None:
+            if frame.f_code.co_filename.startswith(PACKAGE):
+                called.add((frame.f_code.co_filename[len(PACKAGE) :], frame.f_code.co_qualname.partition(".<")[0]))
+
+        sys.settrace(trace)
+        try:
+            yield called
+        finally:
+            sys.settrace(None)
+
+    def _of(self, nodeid: str) -> set[Any]:
+        return self.shared.setdefault(nodeid.partition("::")[0], set())
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(self, collector: Any) -> Any:
+        with self._traced() as called:
+            report = yield
+        self._of(collector.nodeid).update(called)
+        return report
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item: Any) -> Any:
+        with self._traced() as called:
+            yield
+        self._of(item.nodeid).update(called)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: Any) -> Any:
+        start = time.process_time()
+        with self._traced() as called:
+            yield
+        self.tests[item.nodeid] = (round(time.process_time() - start, 3), sorted(called))
+
+    def pytest_sessionfinish(self) -> None:
+        shared = {file: sorted(called) for file, called in self.shared.items()}
+        Path(self._path).write_text(json.dumps({"tests": self.tests, "shared": shared}), encoding="utf-8")
+
+
 def _child(request: dict[str, Any]) -> int:
     import hypothesis
-    import pytest
 
     # A failure is enough: nothing looks for a smaller one, and nothing is kept.
     phases = hypothesis.Phase.explicit, hypothesis.Phase.generate
@@ -128,10 +213,17 @@ def _child(request: dict[str, Any]) -> int:
     except Exception as error:  # source that cannot even be imported is noticed by every test
         print(f"import: {error!r}")
         return 1
-    return int(pytest.main([*OPTIONS, "-o", "addopts=--import-mode=importlib", *request["tests"]]))
+    tests, plugins = request["tests"], list[object]()
+    if request["ordered"]:
+        plugins, tests = [_Order(tests)], list(dict.fromkeys(test.partition("::")[0] for test in tests))
+    if request["record"]:
+        plugins.append(_Record(request["record"]))
+    return int(pytest.main([*OPTIONS, "-o", "addopts=--import-mode=importlib", *tests], plugins))
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    import resource  # not on Windows, where nothing forks
+
     with tempfile.TemporaryFile("w+") as log:
         child = os.fork()
         if child == 0:
@@ -139,26 +231,24 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
             code = 70
+            resource.setrlimit(resource.RLIMIT_CPU, (request["timeout"],) * 2)
             try:
                 code = _child(request)
             finally:
                 sys.stdout.flush()
                 os._exit(code)
-        end, pid, status = time.monotonic() + request["timeout"], 0, 0
-        while pid == 0 and time.monotonic() < end:
-            pid, status = os.waitpid(child, os.WNOHANG)
-            time.sleep(0.01)
-        if pid == 0:
-            os.killpg(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-        code = os.waitstatus_to_exitcode(status)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)  # what the tests have started
         log.seek(0)
-        return {"code": "timeout" if pid == 0 else 1 if code < 0 else code, "output": log.read()[-2000:]}
+        over = code in (-signal.SIGXCPU, -signal.SIGKILL)
+        return {"code": "timeout" if over else 1 if code < 0 else code, "output": log.read()[-2000:]}
 
 
 def _serve() -> None:
     for name in HEAVY:
         importlib.import_module(name)
+    gc.freeze()  # nothing of this is garbage, so that no child goes through it, or copies its pages
     for line in sys.stdin:
         print(json.dumps(_answer(json.loads(line))), flush=True)
 

@@ -141,6 +141,7 @@ def test_moments_of_generalized_advantages_are_those_of_all_trajectories(lam: fl
     assert not variance[~mdp.available].any()
 
 
+@pytest.mark.equation("prop-gae-bias")
 def test_with_the_true_values_every_lambda_is_unbiased_and_with_lambda_one_any_values_are() -> None:
     mdp, gamma = short_mdp(), 0.9
     policy = softmax_policy(randn(4, 3), available=mdp.available)

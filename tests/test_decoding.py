@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from fractions import Fraction
 
+import chance
 import pytest
 import torch
 from helpers import F64, assert_same_up_to_rounding, seeded
@@ -133,6 +134,7 @@ def test_temperature_keeps_the_order(logits: list[float], tau: float) -> None:
     assert ranking(temperature(row(logits), tau).tolist()) == ranking(logits)
 
 
+@pytest.mark.equation("prop-temperature-limits")
 @properties
 @given(tied_logits)
 def test_the_limit_of_temperature_to_zero_is_uniform_over_the_maxima(logits: list[float]) -> None:
@@ -150,6 +152,7 @@ def test_temperature_zero_keeps_the_greedy_token_alone(logits: list[float]) -> N
     assert kept(temperature(row(logits), 0.0)) == [greedy(row(logits)).item()]
 
 
+@pytest.mark.equation("prop-temperature-limits")
 def test_the_limit_of_temperature_to_infinity_is_uniform() -> None:
     logits = row([3.0, -2.0, -INF, 0.0])
     torch.testing.assert_close(temperature(logits, 1e12).softmax(-1), row([1 / 3, 1 / 3, 0.0, 1 / 3]))
@@ -176,6 +179,7 @@ def test_top_k_keeps_the_first_k_of_the_ranking(logits: list[float], k: int) -> 
 
 
 @pytest.mark.usefixtures("compiled_or_not")
+@pytest.mark.equation("prop-commute")
 @properties
 @given(some_logits, st.integers(1, 15))
 def test_top_k_twice_is_top_k(logits: list[float], k: int) -> None:
@@ -282,6 +286,7 @@ def test_top_p_is_the_definition(logits: list[float], p: float) -> None:
     assert all(filtered[i].item() == logits[i] for i in kept(filtered))
 
 
+@pytest.mark.equation("prop-nucleus")
 @pytest.mark.usefixtures("route")
 @properties
 @given(st.one_of(some_logits, tied_logits), masses)
@@ -293,6 +298,7 @@ def test_the_nucleus_reaches_p_and_without_its_last_token_does_not(logits: list[
     assert p == 1 or len(nucleus_tokens) == 1 or probabilities[nucleus_tokens[:-1]].sum().item() < p
 
 
+@pytest.mark.equation("prop-nucleus")
 @pytest.mark.usefixtures("route")
 @properties
 @given(some_logits, masses, masses)
@@ -321,6 +327,7 @@ def test_a_constant_added_to_all_logits_changes_no_set(logits: list[float], p: f
     assert greedy(shifted) == greedy(row(logits))
 
 
+@pytest.mark.equation("prop-commute")
 @pytest.mark.usefixtures("route")
 def test_top_p_twice_is_not_top_p() -> None:
     logits = row([0.5, 0.25, 0.25]).log()
@@ -558,11 +565,7 @@ def test_each_token_is_drawn_from_an_interval_as_long_as_its_probability() -> No
 def test_samples_have_the_frequencies_of_the_softmax() -> None:
     logits = row([0.0, 1.0, -INF, 2.0])
     drawn = sample(logits.expand(100_000, 4), generator=seeded(7))
-    observed, expected = drawn.bincount(minlength=4), 100_000 * logits.softmax(-1)
-    assert observed[2] == 0
-    # Chi-square with 2 degrees of freedom exceeds 18.4 with probability 1e-4; the seed is fixed.
-    chi_square = ((observed - expected) ** 2 / expected)[[0, 1, 3]].sum()
-    assert chi_square < 18.4
+    chance.assert_counts(drawn.bincount(minlength=4), logits.softmax(-1), 100_000)
 
 
 @pytest.mark.equation("eq-gumbel-max")
@@ -578,10 +581,7 @@ def test_gumbel_max_wins_the_race_of_exponential_clocks(dtype: torch.dtype) -> N
 def test_gumbel_max_has_the_frequencies_of_the_softmax() -> None:
     logits = row([0.0, 1.0, -INF, 2.0])
     drawn = gumbel_max(logits.expand(100_000, 4), generator=seeded(7))
-    observed, expected = drawn.bincount(minlength=4), 100_000 * logits.softmax(-1)
-    assert observed[2] == 0
-    # Chi-square with 2 degrees of freedom exceeds 18.4 with probability 1e-4; the seed is fixed.
-    assert ((observed - expected) ** 2 / expected)[[0, 1, 3]].sum() < 18.4
+    chance.assert_counts(drawn.bincount(minlength=4), logits.softmax(-1), 100_000)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -630,6 +630,7 @@ def test_decode_draws_from_the_k_largest_tokens_what_the_composition_draws_from_
         assert torch.equal(drawn, sample(composed, generator=seeded(1)))
 
 
+@pytest.mark.equation("prop-commute")
 def test_temperature_and_top_p_do_not_commute() -> None:
     logits = row([0.5, 0.3, 0.2]).log()
     first_temperature = decoding_distribution(logits, temperature=0.5, top_p=0.6)
@@ -638,6 +639,7 @@ def test_temperature_and_top_p_do_not_commute() -> None:
     torch.testing.assert_close(first_top_p, row([25 / 34, 9 / 34, 0.0]))
 
 
+@pytest.mark.equation("prop-commute")
 def test_top_k_and_top_p_do_not_commute() -> None:
     logits = row([0.4, 0.3, 0.2, 0.1]).log()
     assert kept(top_p(top_k(logits, 2), 0.5)) == [0]  # renormalised to 4/7
@@ -645,6 +647,7 @@ def test_top_k_and_top_p_do_not_commute() -> None:
     assert kept(decoding_logits(logits, top_k=2, top_p=0.5)) == [0]
 
 
+@pytest.mark.equation("prop-commute")
 def test_top_p_and_min_p_do_not_commute() -> None:
     logits = row([0.5, 0.2, 0.2, 0.1]).log()
     assert kept(min_p(top_p(logits, 0.75), 0.4)) == [0, 1, 2]
@@ -652,6 +655,7 @@ def test_top_p_and_min_p_do_not_commute() -> None:
     assert kept(decoding_logits(logits, top_p=0.75, min_p=0.4)) == [0, 1, 2]
 
 
+@pytest.mark.equation("prop-commute")
 def test_temperature_and_top_k_commute() -> None:
     logits = torch.randn(20, 30, generator=seeded(), dtype=torch.float64)
     # One division per logit, which has one correct rounding.

@@ -2,6 +2,7 @@
 
 import math
 
+import chance
 import numpy as np
 import pytest
 import torch
@@ -316,23 +317,21 @@ def test_a_garnet_with_a_stop_probability_ends_with_that_probability_everywhere(
 
 
 def test_the_next_states_of_a_garnet_are_uniform():
-    # Each next state has inclusion probability k/n. χ² with n-1 degrees of freedom for draws without replacement has
-    # mean below n-1, so exceeding 37.7 (the 0.999 quantile at 15) would happen by chance less than once in 1,000 seeds.
+    # Each next state is in a row with probability k/n, and the rows are independent.
     n, k, rows = 16, 5, 4096
     chosen = gallery._distinct(rows, k, n, seeded(3))
     assert (chosen.sort(-1).values.diff(dim=-1) > 0).all()
-    count = torch.bincount(chosen.flatten(), minlength=n).double()
-    expected = rows * k / n
-    assert float(((count - expected) ** 2 / expected).sum()) < 37.7
+    chance.assert_counts(torch.bincount(chosen.flatten(), minlength=n), [k / n] * n, rows)
 
 
 def test_the_pieces_of_a_garnet_have_the_moments_of_uniform_spacings():
-    # A spacing of k-1 uniform points is Beta(1, k-1): mean 1/k, second moment 2/(k(k+1)). Five standard errors.
+    # A spacing of k-1 uniform points is Beta(1, k-1): mean 1/k, second moment 2/(k(k+1)), and so on.
     k, rows = 4, 20_000
+    errors = chance.most_errors(comparisons=8) / math.sqrt(rows)
     pieces = gallery._random_partition(rows, k, seeded(4))
     assert pieces.sum(-1) == pytest.approx(np.ones(rows))
-    assert pieces.mean(0).tolist() == pytest.approx([1 / k] * k, abs=5 * 0.19 / math.sqrt(rows))
-    assert (pieces**2).mean(0).tolist() == pytest.approx([2 / (k * (k + 1))] * k, abs=5 * 0.13 / math.sqrt(rows))
+    assert pieces.mean(0).tolist() == pytest.approx([1 / k] * k, abs=0.194 * errors)
+    assert (pieces**2).mean(0).tolist() == pytest.approx([2 / (k * (k + 1))] * k, abs=0.137 * errors)
 
 
 REVIEWS = {

@@ -75,7 +75,7 @@ def test_the_mean_score_is_zero_and_its_covariance_the_fisher_information(mean: 
     )
 
 
-@pytest.mark.equation("eq-gaussian-score")
+@pytest.mark.equation("eq-gaussian-score", "prop-pathwise")
 def test_reward_times_score_has_the_gradient_of_the_expected_reward_as_its_mean() -> None:
     # E[1 − (a − c)²] = 1 − (m − c)² − σ²: the derivatives in m and in ln σ are −2(m − c) and −2σ².
     m, std, c = 0.2, 0.5, 0.7

@@ -261,6 +261,7 @@ def test_difficulty_weight_is_the_ratio_of_expected_and_exact_gradient(size: int
             assert weight == pytest.approx(1.0 if baseline == "leave_one_out" else (size - 1) / size)
 
 
+@pytest.mark.equation("cor-small-groups")
 def test_of_two_responses_the_weight_is_one_over_the_root_of_two_or_one_with_the_deviation_of_the_population() -> None:
     # Only mixed pairs count, 2p(1 − p) of them, with advantages ±1/√2 or ±1: ½ (1/p + 1/(1 − p)) of that is the weight.
     p = torch.tensor([0.1, 0.5, 0.8], dtype=F64)

@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import chance
 import gymnasium
 import numpy as np
 import pytest
@@ -342,7 +343,6 @@ def test_to_gymnasium_truncates_at_the_horizon_and_not_at_a_termination():
 
 
 def test_to_gymnasium_draws_outcomes_with_their_probabilities():
-    # 4,000 tosses with p = (1/2, 1/4, 1/4): chi-square with 2 degrees of freedom exceeds 18.4 once in 10,000 seeds.
     env = coin().to_gymnasium()
     counts = np.zeros(3)
     env.reset(seed=7)
@@ -350,8 +350,7 @@ def test_to_gymnasium_draws_outcomes_with_their_probabilities():
         state = env.step(0)[0]
         counts[state] += 1
         env.reset()
-    expected = 4000 * np.array([0.5, 0.25, 0.25])
-    assert ((counts - expected) ** 2 / expected).sum() < 18.4
+    chance.assert_counts(counts, [0.5, 0.25, 0.25], 4000)
 
 
 # --- bad input: each fault is named with its place, and nothing is changed ---

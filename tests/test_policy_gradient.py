@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import chance
 import pytest
 import torch
 from helpers import F64, seeded
@@ -276,10 +277,8 @@ def test_visitation_is_the_law_of_the_state_at_a_geometric_time():
     policy = masked_softmax(mdp, random_preferences(mdp))
     sample = sample_trajectories(mdp, policy, n, horizon=40, generator=seeded(1))
     times = torch.empty(n).geometric_(1 - gamma, generator=seeded(2)).long() - 1
-    frequency = sample.states[torch.arange(n), times.clamp(max=40)].eq(0).double().mean()
-    expected = (1 - gamma) * discounted_visitation(mdp, policy, gamma)[0]
-    # Five standard errors: a false alarm once in 1.7 million seeds. The exact test is the one above.
-    assert abs(frequency - expected) < 5 * math.sqrt(0.25 / n)
+    found = sample.states[torch.arange(n), times.clamp(max=40)].bincount(minlength=mdp.n_states)
+    chance.assert_counts(found, (1 - gamma) * discounted_visitation(mdp, policy, gamma), n)
 
 
 # --- the theorem, by four other routes ---
@@ -535,6 +534,7 @@ def test_dropping_gamma_t_needs_a_policy_that_terminates():
         exact_policy_gradient(mdp, random_preferences(mdp), 0.9, discount_states=False)
 
 
+@pytest.mark.equation("prop-on-policy")
 def test_the_on_policy_distribution_is_the_wrong_weight():
     mdp, gamma = gallery.gridworld(), 0.9
     preferences = random_preferences(mdp)

@@ -6,6 +6,8 @@ compared, neither is the other's code: slices, permutations, float64, central di
 
 import itertools
 import math
+import re
+import shutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,9 +19,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pgtheory import decoding
-from pgtheory.advantages import generalized_advantages
+from pgtheory.advantages import generalized_advantage_moments, generalized_advantages
 from pgtheory.groups import group_advantages, grpo_loss
-from pgtheory.mdp import FiniteMDP
+from pgtheory.mdp import FiniteMDP, equiprobable_policy
 from pgtheory.policy_gradient import (
     discounted_visitation,
     exact_policy_gradient,
@@ -50,7 +52,14 @@ from pgtheory.surrogates import (
 )
 from pgtheory.token_log_probs import projected_token_log_probs, token_log_probs
 from pgtheory.trajectories import enumerate_trajectories
-from pgtheory.value_functions import action_values, advantages, bellman_expectation, optimal_values, state_values
+from pgtheory.value_functions import (
+    action_values,
+    advantages,
+    bellman_expectation,
+    finite_horizon_values,
+    optimal_values,
+    state_values,
+)
 
 # Every run draws the same examples.
 few = settings(derandomize=True, deadline=None, max_examples=12, database=None)
@@ -84,7 +93,7 @@ def _gae(r: Tensor, v: Tensor, w: Tensor, mask: Tensor) -> Tensor:
 
 
 def _bootstrap(r: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    return bootstrapped_rewards(r, v[..., 0], 0.9, mask=mask, truncated=mask.any(-1))
+    return bootstrapped_rewards(r, v[..., :1].sum(-1), 0.9, mask=mask, truncated=mask.any(-1))
 
 
 def _levels(level: Any) -> Kernel:
@@ -94,7 +103,7 @@ def _levels(level: Any) -> Kernel:
 
 def _grpo(variant: Any) -> Kernel:
     def call(x: Tensor, old: Tensor, ref: Tensor, r: Tensor, m: Tensor) -> Tensor:
-        return grpo_loss(x, old, r[..., 0], mask=m, variant=variant, ref_log_probs=ref, beta=0.1)
+        return grpo_loss(x, old, r[..., :1].sum(-1), mask=m, variant=variant, ref_log_probs=ref, beta=0.1)
 
     return Kernel(f"grpo_loss, {variant}", call, n=4, batched=False, rows=1)
 
@@ -276,6 +285,25 @@ def test_finite_numbers_give_finite_numbers_and_finite_slopes(kernel: Kernel, dt
 
 
 @every_kernel
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0), (0, 2, 3), (2, 0, 3)], ids=str)
+def test_of_nothing_there_is_nothing_or_an_error_that_says_so(kernel: Kernel, shape: tuple[int, ...]) -> None:
+    x, mask = inputs(kernel, shape, 1), torch.ones(shape, dtype=torch.bool)
+    message = "nothing"
+    try:
+        found, slopes = with_slopes(kernel, x, mask)
+    except ValueError as error:
+        message = str(error)
+    if message != "nothing":
+        named = re.match(r"\w+ has shape (\[.*?\])[,:] |tokens is 1 at \[0\], not in the vocabulary ", message)
+        assert named, message
+        assert named[1] in (str(list(shape)), None)
+        return
+    # No sum over nothing is anything but 0.
+    assert not found.any()
+    assert [slope.shape for slope in slopes] == [y.shape for y in x[: kernel.slopes]]
+
+
+@every_kernel
 def test_nothing_that_was_passed_is_changed(kernel: Kernel) -> None:
     x, mask = inputs(kernel, (2, 3, 4), 5), holes((2, 3, 4), 5)
     copies, mask_copy = [y.clone() for y in x], mask.clone()
@@ -322,13 +350,28 @@ def test_vmap_grad_and_jacobians_by_either_mode_agree_with_the_plain_call(kernel
     assert_same_up_to_rounding(per_row[0], plain, ulps=64)
 
 
-@every_kernel
-def test_a_compiled_kernel_is_one_graph_and_gives_what_the_plain_call_gives(kernel: Kernel) -> None:
+def assert_compiled_agrees(kernel: Kernel, backend: str) -> None:
     x, mask = inputs(kernel, (2, 3), 3), holes((2, 3), 3)
     torch.compiler.reset()
-    compiled = torch.compile(kernel.call, fullgraph=True, backend="eager")
-    found = compiled(*x, mask) if kernel.masked else compiled(*x)
-    assert_same_up_to_rounding(found, value(kernel, x, mask), ulps=64)
+    compiled = kernel._replace(call=torch.compile(kernel.call, fullgraph=True, backend=backend))
+    found, slopes = with_slopes(compiled, x, mask)
+    expected, expected_slopes = with_slopes(kernel, x, mask)
+    assert_same_up_to_rounding(found, expected, ulps=64)
+    for slope, other in zip(slopes, expected_slopes, strict=True):
+        assert_same_up_to_rounding(slope, other, ulps=64)
+
+
+@every_kernel
+def test_a_compiled_kernel_is_one_graph_and_gives_what_the_plain_call_gives_backward_too(kernel: Kernel) -> None:
+    assert_compiled_agrees(kernel, "aot_eager")
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="inductor writes C++")
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch uses it itself
+@pytest.mark.parametrize("name", ["generalized_advantages", "grpo_loss, gspo"])
+def test_a_kernel_compiled_to_machine_code_gives_what_the_plain_call_gives(name: str) -> None:
+    (kernel,) = [kernel for kernel in KERNELS if kernel.name == name]
+    assert_compiled_agrees(kernel, "inductor")
 
 
 # --- what is particular to each kernel
@@ -486,6 +529,107 @@ def test_the_softmax_ignores_a_shift_and_follows_a_permutation(n: int, seed: int
         assert (only.nan_to_num(neginf=0.0).sum() == (3.0 if function is softmax_policy else 0.0)).all()
 
 
+def slope_at(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return torch.func.grad(loss)(x)
+
+
+def at_the_end(y: Tensor, m: Tensor) -> Tensor:
+    """The first number of each row, at its last step."""
+    return sequence_level_rewards(y[:, 0], m)
+
+
+# Two ways of the package to one number: from log-probabilities x and y, rewards r, all [N, T], and a mask of episodes.
+ROUTES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+    "advantages with λ = 1, returns": (
+        lambda x, y, r, m: generalized_advantages(r, 0 * r, 0 * r, 0.9, 1.0, terminated=torch.zeros_like(m), mask=m),
+        lambda x, y, r, m: returns_to_go(r, 0.9, mask=m).where(m, 0.0),
+    ),
+    "advantages with λ = 0, errors": (
+        lambda x, y, r, m: generalized_advantages(r, x, y, 0.9, 0.0, terminated=torch.zeros_like(m), mask=m),
+        lambda x, y, r, m: (r + 0.9 * y - x).where(m, 0.0),
+    ),
+    "returns of cut episodes, advantages": (
+        lambda x, y, r, m: returns_to_go(
+            bootstrapped_rewards(r, y[:, 0], 0.9, mask=m, truncated=m.any(-1)), 0.9, mask=m
+        ).where(m, 0.0),
+        lambda x, y, r, m: generalized_advantages(
+            r, 0 * r, at_the_end(y, m), 0.9, 1.0, terminated=torch.zeros_like(m), mask=m
+        ),
+    ),
+    "off policy at the old policy, REINFORCE": (
+        lambda x, y, r, m: slope_at(lambda z: off_policy_loss(z, x, r, 0.9, mask=m), x),
+        lambda x, y, r, m: slope_at(lambda z: reinforce_loss(z, r, 0.9, mask=m), x),
+    ),
+    "PPO at the old policy, REINFORCE without γ^t": (
+        lambda x, y, r, m: slope_at(
+            lambda z: ppo_clip_loss(z, x, returns_to_go(r, 0.9, mask=m), mask=m, average="episodes"), x
+        ),
+        lambda x, y, r, m: slope_at(lambda z: reinforce_loss(z, r, 0.9, mask=m, discount_states=False), x),
+    ),
+    "whole returns of a score, REINFORCE": (
+        lambda x, y, r, m: full_return_loss(x, at_the_end(r, m), 1.0, mask=m),
+        lambda x, y, r, m: reinforce_loss(x, at_the_end(r, m), 1.0, mask=m),
+    ),
+    "RLOO at the old policy, REINFORCE with a baseline": (
+        lambda x, y, r, m: slope_at(lambda z: grpo_loss(z, x, r[:, 0], mask=m, variant="rloo"), x),
+        lambda x, y, r, m: slope_at(
+            lambda z: reinforce_loss(
+                z, at_the_end(r, m), 1.0, mask=m, baseline=(r[:, :1].sum(0) - r[:, :1]) / (len(r) - 1)
+            ),
+            x,
+        ),
+    ),
+    "GRPO with equally long responses, DAPO": (
+        lambda x, y, r, m: grpo_loss(x, y, r[:, 0], mask=torch.ones_like(m)),
+        lambda x, y, r, m: grpo_loss(x, y, r[:, 0], mask=torch.ones_like(m), variant="dapo"),
+    ),
+    "the last prefix, the trajectory": (
+        lambda x, y, r, m: (
+            (importance_ratios(x, y, level="prefix", mask=m) * is_last(m)).sum(-1, keepdim=True).where(m, 0.0)
+        ),
+        lambda x, y, r, m: importance_ratios(x, y, level="trajectory", mask=m).where(m, 0.0),
+    ),
+    "the trajectory, the mean of its length": (
+        lambda x, y, r, m: importance_ratios(x, y, level="trajectory", mask=m).where(m, 0.0),
+        lambda x, y, r, m: (
+            importance_ratios(x, y, level="geometric_mean", mask=m).where(m, 1.0) ** m.sum(-1, keepdim=True)
+        ).where(m, 0.0),
+    ),
+    "the Fisher information, the scores": (
+        lambda x, y, r, m: fisher_information(x),
+        lambda x, y, r, m: torch.stack([torch.einsum("n,ni,nj->nij", p, s, s) for p, s in every_score(x)]).sum(0),
+    ),
+    "the entropy, the probabilities": (
+        lambda x, y, r, m: entropy(x),
+        lambda x, y, r, m: -(softmax_policy(x) * log_softmax_policy(x)).sum(-1),
+    ),
+    "decoding, the softmax": (
+        lambda x, y, r, m: decoding.decoding_distribution(x, temperature=0.5),
+        lambda x, y, r, m: softmax_policy(2 * x),
+    ),
+}
+
+
+def is_last(m: Tensor) -> Tensor:
+    return m & ~torch.nn.functional.pad(m, (0, 1))[:, 1:]
+
+
+def every_score(x: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The probability of each action, and its score."""
+    policy = softmax_policy(x)
+    return [(policy[:, a], score(x, torch.full((len(x),), a))) for a in range(x.shape[-1])]
+
+
+@pytest.mark.parametrize("name", ROUTES)
+@few
+@given(st.integers(2, 5), st.integers(1, 7), st.integers(0, 999))
+def test_two_routes_to_one_number_agree(name: str, n: int, length: int, seed: int) -> None:
+    x, y, r = draws(3, n, length, seed=seed)
+    lengths = torch.randint(1, length + 1, (n, 1), generator=seeded(seed))
+    one, other = (route(x, y, r, torch.arange(length) < lengths) for route in ROUTES[name])
+    torch.testing.assert_close(one, other, atol=1e-11, rtol=1e-10)
+
+
 # --- MDPs
 
 
@@ -565,30 +709,65 @@ def test_values_are_linear_in_the_rewards_and_all_routes_to_them_agree(
     torch.testing.assert_close(performance(mdp, policy, gamma), eta @ earned)
     torch.testing.assert_close(mdp.initial @ v, eta @ earned)
     torch.testing.assert_close(bellman_expectation(mdp, policy, v, gamma), v)
-    rewards = factor * mdp.rewards[o.reward_index] + shift
-    other = FiniteMDP.from_outcomes(
+    other = rewarded(mdp, factor * mdp.rewards[o.reward_index] + shift)
+    steps = state_values(rewarded(mdp, torch.ones_like(o.probability)), policy, gamma)
+    torch.testing.assert_close(state_values(other, policy, gamma), factor * v + shift * steps)
+    assert (optimal_values(mdp, gamma) >= v - 1e-9).all()
+
+
+def rewarded(mdp: FiniteMDP, rewards: Tensor) -> FiniteMDP:
+    """The MDP with other rewards, one for each outcome."""
+    o = mdp.outcomes
+    return FiniteMDP.from_outcomes(
         (o.state, o.action, o.next_state, rewards, o.probability),
         n_states=mdp.n_states,
         n_actions=mdp.n_actions,
         initial=mdp.initial,
         terminal=mdp.terminal,
     )
-    steps = state_values(_ones(mdp), policy, gamma)
-    torch.testing.assert_close(state_values(other, policy, gamma), factor * v + shift * steps)
-    assert (optimal_values(mdp, gamma) >= v - 1e-9).all()
 
 
-def _ones(mdp: FiniteMDP) -> FiniteMDP:
-    """The MDP with the reward 1 for each step."""
-    o = mdp.outcomes
-    ones = torch.ones_like(o.probability)
-    return FiniteMDP.from_outcomes(
-        (o.state, o.action, o.next_state, ones, o.probability),
-        n_states=mdp.n_states,
-        n_actions=mdp.n_actions,
-        initial=mdp.initial,
-        terminal=mdp.terminal,
-    )
+OF_POLICIES: dict[str, Callable[[FiniteMDP, Tensor, float], Tensor]] = {
+    "state_values": state_values,
+    "action_values": action_values,
+    "advantages": advantages,
+    "performance": performance,
+    "discounted_visitation": discounted_visitation,
+    "optimal_values": lambda mdp, policy, gamma: optimal_values(mdp, gamma),
+    "bellman_expectation": lambda mdp, policy, gamma: bellman_expectation(
+        mdp, policy, mdp.expected_rewards()[:, 0], gamma
+    ),
+    "finite_horizon_values": lambda mdp, policy, gamma: finite_horizon_values(mdp, policy, gamma, horizon=3),
+    "performance_difference": lambda mdp, policy, gamma: performance_difference(
+        mdp, policy, equiprobable_policy(mdp), gamma
+    ),
+    "surrogate_objective": lambda mdp, policy, gamma: surrogate_objective(mdp, policy, equiprobable_policy(mdp), gamma),
+    "generalized_advantage_moments": lambda mdp, policy, gamma: (
+        generalized_advantage_moments(mdp, policy, mdp.expected_rewards()[:, 0], gamma, 0.5).mean
+    ),
+    "enumerate_trajectories": lambda mdp, policy, gamma: enumerate_trajectories(mdp, policy, horizon=2)[1],
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@few
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 999), st.sampled_from([0.3, 0.9]))
+def test_in_a_narrow_dtype_an_mdp_loses_no_more_than_a_few_roundings(
+    dtype: torch.dtype, n_states: int, n_actions: int, seed: int, gamma: float
+) -> None:
+    mdp, h = world(n_states, n_actions, seed)
+    mdp = rewarded(mdp, (4 * mdp.rewards[mdp.outcomes.reward_index]).round() / 4)  # a few rewards, and exact ones
+    narrow = mdp.to(dtype=dtype)
+    policies = [softmax_policy(x, available=m.available) for m, x in ((narrow, h.to(dtype)), (mdp, h))]
+    eps = torch.finfo(dtype).eps
+    for name, function in OF_POLICIES.items():
+        found, exact = function(narrow, policies[0], gamma), function(mdp, policies[1], gamma)
+        assert found.dtype == dtype, name
+        error = (found.double() - exact).abs().max()
+        assert error <= 60 * eps * max(1.0, float(exact.abs().max())), (name, float(error) / eps)
+    gradient = exact_policy_gradient(narrow, h.to(dtype), gamma)
+    assert gradient.dtype == dtype
+    assert (gradient.double() - exact_policy_gradient(mdp, h, gamma)).abs().max() <= 60 * eps
 
 
 @few

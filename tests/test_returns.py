@@ -327,6 +327,7 @@ def test_the_return_is_the_net_present_value_of_finance() -> None:
     assert computed.item() == pytest.approx(float(value), rel=1e-14)
 
 
+@pytest.mark.equation("prop-random-end")
 def test_discounting_is_the_expectation_over_a_random_end() -> None:
     # K steps are lived with probability γ^(K-1) (1-γ) for K < T, and all T with γ^(T-1); rational arithmetic.
     rewards, gamma = [3, -1, 4, 1, -5], Fraction(3, 4)

@@ -5,13 +5,13 @@ import math
 from dataclasses import replace
 from fractions import Fraction
 
+import chance
 import numpy as np
 import pytest
 import torch
 from helpers import assert_same_up_to_rounding, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from pgtheory import _compiled, gallery, trajectories
 from pgtheory.mdp import FiniteMDP, equiprobable_policy
@@ -218,34 +218,28 @@ def test_an_mdp_of_terminal_states_has_only_empty_trajectories():
     assert probabilities.tolist() == [0.5, 0.5]
 
 
-def chi_square_p_value(mdp: FiniteMDP, policy: torch.Tensor, n: int, horizon: int, seed: int) -> float:
-    """The p-value of the sampled counts of whole trajectories against their probabilities."""
+def assert_frequencies(mdp: FiniteMDP, policy: torch.Tensor, horizon: int, seed: int, tests: int = 1) -> None:
+    """Whole trajectories are sampled with their probabilities."""
+    n = 20_000
     batch, probabilities = enumerate_trajectories(mdp, policy, horizon=horizon)
     sampled = sample_trajectories(mdp, policy, n, horizon=horizon, generator=seeded(seed))
     both = [torch.cat([x.states.double(), x.actions.double(), x.rewards], 1) for x in (batch, sampled)]
     rows, index = torch.unique(torch.cat(both), dim=0, return_inverse=True)
     assert len(rows) == len(probabilities)  # nothing was sampled that cannot happen
-    counts = torch.bincount(index[len(probabilities) :], minlength=len(rows))[index[: len(probabilities)]].numpy()
-    expected = n * probabilities.numpy()
-    rare = expected < 5
-    if rare.any():
-        counts = np.append(counts[~rare], counts[rare].sum())
-        expected = np.append(expected[~rare], expected[rare].sum())
-    return float(stats.chisquare(counts, expected * (counts.sum() / expected.sum())).pvalue)
+    counts = torch.bincount(index[len(probabilities) :], minlength=len(rows))[index[: len(probabilities)]]
+    chance.assert_counts(counts, probabilities, n, tests)
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_sampled_frequencies_are_those_of_the_enumeration(name):
-    # The seed is fixed; over seeds, a true sampler fails each of these nine cases with probability 1e-4.
     mdp, horizon = SMALL[name]
-    assert chi_square_p_value(mdp, random_policy(mdp, 2), 20_000, horizon, seed=1) > 1e-4
+    assert_frequencies(mdp, random_policy(mdp, 2), horizon, seed=1, tests=len(SMALL))
 
 
 def test_sampled_frequencies_with_a_policy_for_each_time_are_those_of_the_enumeration():
-    # As above: false alarms with probability 1e-4 over seeds.
     mdp = gallery.two_state_toy()
     tables = torch.stack([random_policy(mdp, seed) for seed in range(3)])
-    assert chi_square_p_value(mdp, tables, 20_000, 3, seed=2) > 1e-4
+    assert_frequencies(mdp, tables, 3, seed=2)
 
 
 def picked_by_kernel(mdp: FiniteMDP, policy: torch.Tensor, s: int, u: torch.Tensor) -> list[tuple]:
@@ -562,11 +556,11 @@ def test_frozen_lake_ends_where_its_map_says():
     assert {layout[s] for s in ends} == {"H", "G"}
     reached = [layout[s] == "G" for s in batch.states[:, -1].tolist()]
     assert torch.equal(batch.rewards.sum(-1), torch.tensor(reached, dtype=torch.float64))
-    # Reaching the goal has the probability that powers of the transition matrix give; five standard errors.
+    # Reaching the goal has the probability that powers of the transition matrix give.
     step = np.einsum("sa,sax->sx", equiprobable_policy(mdp).numpy(), mdp.transitions().numpy())
     step += np.diag(mdp.terminal.numpy().astype(float))
     exact = np.linalg.matrix_power(step, 60)[0, 15]
-    assert np.mean(reached) == pytest.approx(exact, abs=5 * math.sqrt(exact * (1 - exact) / 3000))
+    chance.assert_counts(sum(reached), exact, 3000)
 
 
 def test_gymnasium_steps_through_the_sampled_rewards():

@@ -112,6 +112,11 @@ def functions_without_equation_or_mark() -> list[str]:
 @cache
 def tests_of() -> dict[str, list[str]]:
     """The tests that name each equation, by the marker `equation` or in their docstring: `test_returns.py::test_…`."""
+    return tests_naming(r"\beq-[\w-]+")
+
+
+def tests_naming(labels: str) -> dict[str, list[str]]:
+    """The tests that name each label of a form."""
     found: dict[str, list[str]] = {}
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -119,7 +124,7 @@ def tests_of() -> dict[str, list[str]]:
                 marks = " ".join(
                     ast.unparse(decorator) for decorator in node.decorator_list if "equation" in ast.unparse(decorator)
                 )
-                for label in dict.fromkeys(re.findall(r"\beq-[\w-]+", marks + " " + (ast.get_docstring(node) or ""))):
+                for label in dict.fromkeys(re.findall(labels, marks + " " + (ast.get_docstring(node) or ""))):
                     found.setdefault(label, []).append(f"{path.relative_to(ROOT / 'tests')}::{node.name}")
     return found
 
