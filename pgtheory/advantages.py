@@ -229,12 +229,12 @@ def _plain_advantages(
     # δ_t = R_{t+1} + γ V(S_{t+1}) − V(S_t)
     errors = torch.add(wide(rewards), wide(torch.where(terminated, 0.0, next_values)), alpha=gamma) - wide(values)
     cut = terminated if truncated is None else terminated | truncated
-    if mask is None:
-        return add_up(errors, gamma * lam, cut).to(rewards.dtype)
-    # Between steps that were not taken there is nothing to cut: most blocks of padding stay whole.
-    cut = mask & (cut | pad(~mask[..., 1:], (0, 1)))
-    sums = add_up(torch.where(mask, errors, 0.0), gamma * lam, cut)
-    return torch.where(mask, sums, 0.0).to(rewards.dtype)
+    if mask is not None:
+        errors = torch.where(mask, errors, 0.0)
+        # Between steps that were not taken there is nothing to cut: most blocks of padding stay whole.
+        cut = mask & (cut | pad(~mask[..., 1:], (0, 1)))
+    sums = add_up(errors, gamma * lam, cut).to(rewards.dtype)
+    return sums if mask is None else torch.where(mask, sums, 0.0)
 
 
 def _sums_until_cut(terms: Tensor, rate: float, cut: Tensor) -> Tensor:
@@ -301,6 +301,8 @@ def _compiled_advantages(steps: _Steps, gamma: float, lam: float) -> tuple[Tenso
     kernel = _kernels.generalized_advantages
     if not _kernels.over_time(kernel, *arrays, *has, gamma, rate=gamma * lam, cut=cut, sums=advantages):
         _check_finite(steps)
+        # The kernel multiplies by 0 where it cuts: a sum that overflowed may have left its episode.
+        advantages = _plain_advantages(steps, gamma, lam, _sums_by_doubling)
     return advantages, cut
 
 
