@@ -53,6 +53,7 @@ def take_path(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     n_threads = 1
     if path == "compiled in pieces":
         monkeypatch.setattr(_kernels, "LEAST_PIECE", 3)
+        monkeypatch.setattr(_kernels, "LEAST_PART", 1)
         n_threads = 2
     monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
 
