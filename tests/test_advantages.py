@@ -240,6 +240,17 @@ def test_derivatives_of_long_rows_agree_with_differences() -> None:
 
 
 @both_paths
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+def test_a_batch_of_slopes_goes_back_at_once() -> None:
+    rewards, values, next_values = (x.requires_grad_() for x in randn(3, 2, 20).unbind())
+    ends, slopes = torch.arange(20).expand(2, 20) % 7 == 6, randn(3, 2, 20, seed=1)
+    found = generalized_advantages(rewards, values, next_values, 0.9, 0.8, terminated=ends)
+    (together,) = torch.autograd.grad(found, next_values, slopes, is_grads_batched=True, retain_graph=True)
+    each = [torch.autograd.grad(found, next_values, slope, retain_graph=True)[0] for slope in slopes]
+    torch.testing.assert_close(together, torch.stack(each))
+
+
+@both_paths
 def test_strides_do_not_matter() -> None:
     tensors, ends = randn(3, 40, 3).transpose(1, 2).unbind(), (torch.arange(40) % 7 == 6).expand(3, 40)
     found = generalized_advantages(*tensors, 0.9, 0.8, terminated=ends)

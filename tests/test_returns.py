@@ -328,6 +328,16 @@ def test_gradcheck_passes(gamma: float) -> None:
     assert torch.autograd.gradgradcheck(lambda r: returns_to_go(r, gamma, mask=mask).square(), rewards)
 
 
+@both_paths
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+def test_a_batch_of_slopes_goes_back_at_once() -> None:
+    rewards, slopes = normal(2, BLOCK + 2).requires_grad_(), normal(3, 2, BLOCK + 2, seed=1)
+    returns = returns_to_go(rewards, 0.9, mask=prefix_mask([BLOCK, BLOCK + 2], BLOCK + 2))
+    (together,) = torch.autograd.grad(returns, rewards, slopes, is_grads_batched=True, retain_graph=True)
+    each = [torch.autograd.grad(returns, rewards, slope, retain_graph=True)[0] for slope in slopes]
+    torch.testing.assert_close(together, torch.stack(each))
+
+
 def test_vmap_gives_what_a_batch_gives() -> None:
     rewards, mask = normal(3, 4, 50), prefix_mask([3, 50, 20, 0], 50).expand(3, 4, 50)
     for function in (returns_to_go, discounted_return):
