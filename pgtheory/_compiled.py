@@ -50,12 +50,12 @@ def as_array(tensor: Tensor) -> Any:
     return tensor.detach().resolve_neg().reshape(-1).contiguous().numpy()
 
 
-def over_rows(kernel: Callable[..., None], n_rows: int, *arguments: Any) -> None:
-    """Call `kernel(first, stop, *arguments)` on parts of `n_rows` rows, one for each of torch's threads.
+def over_rows(kernel: Callable[..., None], n_rows: int, *arguments: Any, n_threads: int | None = None) -> None:
+    """Call `kernel(first, stop, *arguments)` on parts of `n_rows` rows, one for each of `n_threads` (torch's).
 
     All parts have ended when it returns or raises. The threads wait for nothing, so several callers may share them.
     """
-    n_parts = min(torch.get_num_threads(), n_rows)
+    n_parts = min(torch.get_num_threads() if n_threads is None else n_threads, n_rows)
     if n_parts <= 1:
         kernel(0, n_rows, *arguments)
         return

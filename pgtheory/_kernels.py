@@ -40,6 +40,8 @@ def jit(function: Callable[..., Any], *, fused: bool = False) -> Callable[..., A
 # cut into pieces, whose sums are joined afterwards. Arrays are flat, and piece i is one of row i // n_pieces.
 
 BLOCK = 1024
+LEAST_PIECE = 1024
+LEAST_PART = 2**16  # a smaller part is done before another thread has begun
 
 
 def over_time(
@@ -54,14 +56,25 @@ def over_time(
 
     The kernel fills `cut` as well, where there is one; where `taken` is False the sums are 0.
     """
-    horizon, n_threads = sums.shape[-1], torch.get_num_threads()
+    horizon, n_threads = sums.shape[-1], max(1, min(torch.get_num_threads(), sums.numel() // LEAST_PART))
     n_rows = sums.numel() // max(1, horizon)
-    n_pieces = 1 if n_rows >= 16 * n_threads else max(1, min(4 * n_threads, horizon // BLOCK))
+    n_pieces = 1 if n_rows >= 16 * n_threads else max(1, min(4 * n_threads, horizon // LEAST_PIECE))
     flat_sums, flat_cut = sums.numpy().reshape(-1), None if cut is None else cut.numpy().reshape(-1)
     is_finite = np.ones(1, np.bool_)
-    over_rows(kernel, n_rows * n_pieces, *arguments, rate, horizon, n_pieces, flat_cut, flat_sums, is_finite)
+    over_rows(
+        kernel,
+        n_rows * n_pieces,
+        *arguments,
+        rate,
+        horizon,
+        n_pieces,
+        flat_cut,
+        flat_sums,
+        is_finite,
+        n_threads=n_threads,
+    )
     if n_pieces > 1:
-        over_rows(join, n_rows, rate, horizon, n_pieces, flat_cut, taken, flat_sums, is_finite)
+        over_rows(join, n_rows, rate, horizon, n_pieces, flat_cut, taken, flat_sums, is_finite, n_threads=n_threads)
     return bool(is_finite[0])
 
 

@@ -57,8 +57,9 @@ def generalized_advantages(
 
     Equation :eq:`eq-gae`, with :math:`\delta_t = R_{t+1} + \gamma V(S_{t+1}) - V(S_t)`, where :math:`V(S_{t+1})` is 0
     if the step terminated the episode. The sum stops after a step that terminated or truncated its episode, before a
-    step that was not taken, and at the end of the last axis: one row may hold several episodes. It takes
-    :math:`\log_2 T` passes, no loop over time.
+    step that was not taken, and at the end of the last axis: one row may hold several episodes. Blocks of steps are
+    summed by one matrix product, those with a cut by doubling; large tensors on a CPU by a compiled loop, in float64,
+    where the extra `fast` is installed.
 
     The errors :math:`\delta_t` are :eq:`eq-td-error`.
 
@@ -229,14 +230,18 @@ def _plain_advantages(
     add_up = _sums_until_cut if add_up is None else add_up
     rewards, values, next_values, terminated, truncated, mask = steps
     # δ_t = R_{t+1} + γ V(S_{t+1}) − V(S_t)
-    errors = torch.add(wide(rewards), wide(torch.where(terminated, 0.0, next_values)), alpha=gamma) - wide(values)
+    reached = wide(torch.where(terminated, 0.0, next_values))
+    if _checks.is_traced(*steps):  # vmap adds nothing in place to what it does not map over
+        errors = wide(rewards) + gamma * reached - wide(values)
+    else:
+        errors = reached.mul_(gamma).add_(wide(rewards)).sub_(wide(values))
     cut = terminated if truncated is None else terminated | truncated
-    if mask is None:
-        return add_up(errors, gamma * lam, cut).to(rewards.dtype)
-    # Between steps that were not taken there is nothing to cut: most blocks of padding stay whole.
-    cut = mask & (cut | pad(~mask[..., 1:], (0, 1)))
-    sums = add_up(torch.where(mask, errors, 0.0), gamma * lam, cut)
-    return torch.where(mask, sums, 0.0).to(rewards.dtype)
+    if mask is not None:
+        errors = torch.where(mask, errors, 0.0)
+        # Between steps that were not taken there is nothing to cut: most blocks of padding stay whole.
+        cut = mask & (cut | pad(~mask[..., 1:], (0, 1)))
+    sums = add_up(errors, gamma * lam, cut).to(rewards.dtype)
+    return sums if mask is None else torch.where(mask, sums, 0.0)
 
 
 def _sums_until_cut(terms: Tensor, rate: float, cut: Tensor) -> Tensor:
@@ -303,7 +308,8 @@ def _compiled_advantages(steps: _Steps, gamma: float, lam: float) -> tuple[Tenso
     kernel = _kernels.generalized_advantages
     if not _kernels.over_time(kernel, *arrays, *has, gamma, rate=gamma * lam, cut=cut, sums=advantages):
         _check_finite(steps)
-        advantages = _plain_advantages(steps, gamma, lam, _sums_by_doubling)  # no infinity is multiplied by 0
+        # The kernel multiplies by 0 where it cuts: a sum that overflowed may have left its episode.
+        advantages = _plain_advantages(steps, gamma, lam, _sums_by_doubling)
     return advantages, cut
 
 

@@ -103,6 +103,7 @@ def returns_to_go(
 
     See :eq:`eq-return`. Blocks of `BLOCK` steps are discounted by one matrix product and joined by the same rule: the
     work is O(T), nothing is divided by a power of :math:`\gamma`, and no long product of rounded factors is formed.
+    Large tensors on a CPU are summed by a compiled loop, in float64, where the extra `fast` is installed.
     Half-precision rewards are summed in float32 and rounded once. At :math:`\gamma = 0` the result equals the rewards;
     at :math:`\gamma = 1` it is the plain sum, exact where the sums of the rewards are.
 
@@ -368,7 +369,7 @@ def _discount(rewards: Tensor, gamma: float, stride: int = 1) -> Tensor:
         returns[..., :-1, :] += starts[..., 1:, None] * to_next_block
     else:
         returns[..., :-1, :].addcmul_(starts[..., 1:, None], to_next_block)
-    return returns.flatten(-2)[..., :horizon].contiguous()
+    return returns.reshape(*rewards.shape[:-1], -1)[..., :horizon].contiguous()
 
 
 def _check_returns(returns: Tensor, rewards: Tensor, mask: Tensor | None) -> None:

@@ -5,8 +5,11 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import pytest
 import torch
 from torch import Tensor
+
+from pgtheory import _compiled
 
 ROOT = Path(__file__).parents[1]
 F64 = torch.float64
@@ -32,6 +35,27 @@ def assert_same_up_to_rounding(found: Tensor, expected: Tensor, ulps: int = 4) -
     finite = expected.detach().where(expected.isfinite(), 0.0)
     tolerance = ulps * torch.finfo(expected.dtype).eps * float(finite.abs().max())
     torch.testing.assert_close(found, expected, rtol=0.0, atol=tolerance)
+
+
+PATHS = ["plain", "compiled", "compiled in pieces"]
+
+
+def take_path(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let small tensors, too, take the kernels, on one thread or on two, or let none take them."""
+    if path == "plain":
+        monkeypatch.setenv("PGTHEORY_FAST", "0")
+        return
+    if not _compiled.is_installed():
+        pytest.skip("needs the extra fast")
+    monkeypatch.setattr(_compiled, "LEAST", 0)
+    from pgtheory import _kernels
+
+    n_threads = 1
+    if path == "compiled in pieces":
+        monkeypatch.setattr(_kernels, "LEAST_PIECE", 3)
+        monkeypatch.setattr(_kernels, "LEAST_PART", 1)
+        n_threads = 2
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
 
 
 def load(path: str) -> ModuleType:

@@ -206,6 +206,9 @@ def _child(request: dict[str, Any]) -> int:
     phases = hypothesis.Phase.explicit, hypothesis.Phase.generate
     hypothesis.settings.register_profile("mutation", phases=phases, database=None, derandomize=True)
     hypothesis.settings.load_profile("mutation")
+    if request["module"] == "_kernels":
+        # Numba knows what it compiled by the file, and would take the kernels of one source for those of another.
+        os.environ["NUMBA_CACHE_DIR"] = request["cache"]
     if request["module"]:
         sys.meta_path.insert(0, _Finder(request["module"], request["source"]))
     try:
@@ -224,7 +227,8 @@ def _child(request: dict[str, Any]) -> int:
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     import resource  # not on Windows, where nothing forks
 
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryFile("w+") as log, tempfile.TemporaryDirectory() as cache:
+        request["cache"] = cache
         child = os.fork()
         if child == 0:
             os.setsid()

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import F64, randn, seeded
-from hypothesis import given, settings
+from helpers import F64, PATHS, randn, seeded, take_path
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -18,6 +18,15 @@ from pgtheory.softmax_policy import softmax_policy
 from pgtheory.trajectories import enumerate_trajectories
 from pgtheory.value_functions import advantages as exact_advantages
 from pgtheory.value_functions import state_values
+
+
+@pytest.fixture(params=PATHS)
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain torch, and the kernel that takes over where tensors are large."""
+    take_path(request.param, monkeypatch)
+
+
+both_paths = pytest.mark.usefixtures("path")
 
 
 def short_mdp() -> FiniteMDP:
@@ -49,8 +58,14 @@ def gae_by_definition(
     return result
 
 
+@both_paths
 @pytest.mark.equation("eq-gae")
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(
+    deadline=None,
+    derandomize=True,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # the path is the same for all examples
+)
 @given(
     st.integers(1, 40), st.integers(0, 10_000), st.sampled_from([0.0, 0.5, 0.97, 1.0]), st.sampled_from([0.0, 0.9, 1.0])
 )
@@ -73,7 +88,39 @@ def test_generalized_advantages_are_their_definition(n: int, seed: int, gamma: f
     torch.testing.assert_close(found, torch.tensor(expected, dtype=F64), atol=1e-10, rtol=1e-10)
 
 
+@both_paths
+@pytest.mark.parametrize("n", [127, 128, 129, 144, 300, 2 * 16 * 16 + 5])
+@pytest.mark.parametrize("rate", [0.0, 0.01, 0.3])
+def test_long_rows_of_several_episodes_are_their_definition(n: int, rate: float) -> None:
+    rewards, values, next_values = randn(3, 2, n, seed=n)
+    draw = torch.rand(2, n, generator=seeded(n))
+    terminated, truncated, mask = draw < rate, (draw >= rate) & (draw < 2 * rate), draw < 1 - rate
+    read = torch.where(mask, 0.0, torch.nan)
+    arguments = (rewards + read, values + read, torch.where(terminated, torch.nan, next_values + read))
+    flags = (terminated, truncated, mask)
+    found = generalized_advantages(
+        *arguments, 0.99, 0.95, **dict(zip(("terminated", "truncated", "mask"), flags, strict=True))
+    )
+    rows = zip(*(x.tolist() for x in (rewards, values, next_values)), *flags, strict=True)
+    expected = [gae_by_definition(*row[:3], 0.99, 0.95, *row[3:]) for row in rows]
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=F64), atol=1e-10, rtol=1e-10)
+
+
+@both_paths
+@pytest.mark.parametrize("n", [9, 300])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_episode_that_overflows_spoils_no_other(n: int, dtype: torch.dtype) -> None:
+    zeros = torch.zeros(n, dtype=dtype)
+    rewards, ends = torch.ones(n, dtype=dtype), torch.arange(n) == n // 2
+    rewards[n // 2 + 1 :] = torch.finfo(dtype).max  # finite, but no sum of two of them is
+    found = generalized_advantages(rewards, zeros, zeros, 1.0, 1.0, terminated=ends)
+    assert found[: n // 2 + 1].tolist() == list(range(n // 2 + 1, 0, -1))
+    assert found[-1] == torch.finfo(dtype).max
+    assert found[n // 2 + 1 : -1].isinf().all()
+
+
 @pytest.mark.equation("eq-td-error")
+@both_paths
 def test_lambda_zero_is_the_td_error_and_lambda_one_the_return_minus_the_value() -> None:
     rewards, values = randn(2, 6)
     next_values, gamma = torch.cat([values[1:], torch.zeros(1, dtype=F64)]), 0.9
@@ -85,6 +132,7 @@ def test_lambda_zero_is_the_td_error_and_lambda_one_the_return_minus_the_value()
     torch.testing.assert_close(whole, torch.tensor(returns, dtype=F64) - values)
 
 
+@both_paths
 def test_a_truncated_step_bootstraps_and_a_terminated_one_does_not() -> None:
     one, no, yes = torch.ones(1, dtype=F64), torch.tensor([False]), torch.tensor([True])
     arguments = (one, 2 * one, 10 * one, 0.5, 0.9)
@@ -104,6 +152,7 @@ def test_the_value_of_the_reset_state_is_not_the_value_of_the_next_state() -> No
     assert right[0] != wrong[0]
 
 
+@both_paths
 def test_nothing_crosses_the_end_of_an_episode() -> None:
     rewards = torch.tensor([1.0, 1.0, math.inf], dtype=F64)
     zeros = torch.zeros(3, dtype=F64)
@@ -158,8 +207,7 @@ def test_with_the_true_values_every_lambda_is_unbiased_and_with_lambda_one_any_v
 
 
 # --- derivatives and transforms
-
-
+@both_paths
 def test_first_and_second_derivatives_agree_with_differences() -> None:
     x, old, weights = randn(3, 4)
     mask = torch.tensor([True, True, False, True])
@@ -172,6 +220,44 @@ def test_first_and_second_derivatives_agree_with_differences() -> None:
     for function in functions:
         assert torch.autograd.gradcheck(function, (leaf,))
         assert torch.autograd.gradgradcheck(function, (leaf,))
+
+
+@both_paths
+def test_derivatives_of_long_rows_agree_with_differences() -> None:
+    inputs = [x.requires_grad_() for x in randn(3, 1, 145, seed=3).unbind()]
+    draw = torch.rand(1, 145, generator=seeded(4))
+    flags = {"terminated": draw < 0.02, "truncated": (draw > 0.02) & (draw < 0.04), "mask": draw < 0.95}
+    total = torch.autograd.functional.jacobian(
+        lambda *x: generalized_advantages(*x, 0.9, 0.8, **flags) @ randn(145), tuple(inputs)
+    )
+    step = 1e-6 * randn(3, 1, 145, seed=5)
+    with torch.no_grad():
+        ahead, behind = (
+            generalized_advantages(*(x + sign * d for x, d in zip(inputs, step, strict=True)), 0.9, 0.8, **flags)
+            for sign in (1, -1)
+        )
+    slope = sum((j * d).sum() for j, d in zip(total, step, strict=True))
+    assert float(slope) == pytest.approx(float(((ahead - behind) / 2) @ randn(145)), rel=1e-6)
+
+
+@both_paths
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+def test_a_batch_of_slopes_goes_back_at_once() -> None:
+    rewards, values, next_values = (x.requires_grad_() for x in randn(3, 2, 20).unbind())
+    ends, slopes = torch.arange(20).expand(2, 20) % 7 == 6, randn(3, 2, 20, seed=1)
+    found = generalized_advantages(rewards, values, next_values, 0.9, 0.8, terminated=ends)
+    (together,) = torch.autograd.grad(found, next_values, slopes, is_grads_batched=True, retain_graph=True)
+    each = [torch.autograd.grad(found, next_values, slope, retain_graph=True)[0] for slope in slopes]
+    torch.testing.assert_close(together, torch.stack(each))
+
+
+@both_paths
+def test_strides_do_not_matter() -> None:
+    tensors, ends = randn(3, 40, 3).transpose(1, 2).unbind(), (torch.arange(40) % 7 == 6).expand(3, 40)
+    found = generalized_advantages(*tensors, 0.9, 0.8, terminated=ends)
+    assert found.is_contiguous()
+    whole = generalized_advantages(*(x.contiguous() for x in tensors), 0.9, 0.8, terminated=ends.clone())
+    torch.testing.assert_close(found, whole)
 
 
 def test_they_run_under_vmap() -> None:
@@ -247,11 +333,13 @@ BAD: list[tuple[str, Callable[[], object], type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("call", "error", "message"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
+@both_paths
 def test_bad_input_is_named(call: Callable[[], object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
 
 
+@both_paths
 def test_inputs_are_not_modified() -> None:
     inputs = [randn(2, 3, 4, seed=s) for s in range(3)]
     copies = [x.clone() for x in inputs]
