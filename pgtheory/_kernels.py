@@ -236,7 +236,7 @@ def generalized_advantages(
 # --- decoding --------------------------------------------------------------------------------------------------------
 
 _BLOCK = 1024  # logits whose weights stay in the cache
-_BINS = 4096  # of 1/64 nat: all that lies deeper has less than V e^-64 of the mass
+_BINS = 2048  # of 1/32 nat: all that lies deeper has less than V e^-64 of the mass
 _FINER_BINS = 1024
 
 
@@ -283,7 +283,7 @@ def nucleus(
     n_tokens = logits.shape[1]
     weights, exponents = np.empty(_BLOCK), np.empty(_BLOCK, np.int64)
     bins, found = np.empty(n_tokens, np.int16), np.empty(n_tokens + 1, logits.dtype)
-    lanes, mass = np.empty((_BINS + 1, 4)), np.empty(_BINS)  # four sums of a bin, so that none waits for another
+    lanes = np.empty((_BINS + 1, 4))  # four sums of each bin, so that none waits for the one before it
     for row in range(first, stop):
         z, top = logits[row], np.float64(largest[row])
         lanes[:] = 0.0
@@ -291,11 +291,11 @@ def nucleus(
             block, at = z[start : start + _BLOCK], bins[start : start + _BLOCK]
             _weights(block, top, weights, exponents)
             for j in range(block.size):
-                depth = (top - np.float64(block[j])) * 64.0
+                depth = (top - np.float64(block[j])) * 32.0
                 at[j] = np.int32(depth if depth < _BINS else _BINS)
             for j in range(block.size):
                 lanes[np.uint16(at[j]), j & 3] += weights[j]
-        total = 0.0
+        mass, total = lanes[:, 0], 0.0
         for i in range(_BINS):
             mass[i] = (lanes[i, 0] + lanes[i, 1]) + (lanes[i, 2] + lanes[i, 3])
             total += mass[i]
@@ -303,7 +303,11 @@ def nucleus(
         n_found = 0
         for start in range(0, n_tokens, 64):
             at = bins[start : start + 64]
-            if _count(at, crossing) > 0:
+            n_here = _count(at, crossing)
+            if n_here == at.size:
+                found[n_found : n_found + n_here] = z[start : start + n_here]
+                n_found += n_here
+            elif n_here > 0:
                 for j in range(at.size):  # no branch, which would go either way
                     found[n_found] = z[start + j]
                     n_found += at[j] == crossing

@@ -186,13 +186,13 @@ def top_p(logits: Float[Tensor, "*batch V"], p: float) -> Float[Tensor, "*batch 
         >>> top_p(torch.tensor([0.125, 0.5, 0.25, 0.125]).log(), 0.75).softmax(-1)
         tensor([0.0000, 0.6667, 0.3333, 0.0000])
     """
-    _check_logits(logits)
+    largest = _check_logits(logits)
     p = _check_p("p", p)
     if p == 1.0:
         return logits.clone()
     n_tokens = logits.shape[-1]
     if n_tokens > _SORT_UP_TO_COMPILED and _compiled.takes_over(logits, dtypes=FLOATING):
-        kept = _compiled_nucleus(logits, p)
+        kept = _compiled_nucleus(logits, largest, p)
         through_kept = logits.requires_grad and torch.is_grad_enabled()
         return logits.masked_fill(kept == -math.inf, -math.inf) if through_kept else kept
     values = _at_least_float32(logits.detach())
@@ -260,10 +260,10 @@ def inverse_cdf(logits: Float[Tensor, "*batch V"], uniforms: Float[Tensor, "*bat
         >>> inverse_cdf(half_and_half, torch.tensor([0.0, 0.49, 0.5], dtype=torch.float64))
         tensor([0, 0, 2])
     """
-    _check_logits(logits)
+    largest = _check_logits(logits)
     _check_uniforms(uniforms, logits)
     if _compiled.takes_over(logits, uniforms, dtypes=FLOATING):
-        return _compiled_inverse_cdf(logits, uniforms)
+        return _compiled_inverse_cdf(logits, largest, uniforms)
     cumulative = _weights(logits.detach()).cumsum(-1)
     # u times the total, rather than u against probabilities: the last sum is then exceeded by no u < 1.
     reached = uniforms.unsqueeze(-1) * cumulative[..., -1:]
@@ -737,15 +737,15 @@ def _crossing_bin(
     return bins == crossing + 1, mass_before[crossing].item()
 
 
-def _compiled_nucleus(logits: Tensor, p: float) -> Tensor:
+def _compiled_nucleus(logits: Tensor, largest: Tensor, p: float) -> Tensor:
     """`top_p` by its kernel."""
     from pgtheory import _kernels
 
     values = _at_least_float32(logits.detach()).resolve_neg().contiguous()
     kept = torch.empty_like(values) if values.data_ptr() == logits.data_ptr() else values
     rounding = _tie_tolerance(values.dtype, values.shape[-1])
-    rows, largest, out = (_rows(x) for x in (values, values.amax(-1, keepdim=True), kept))
-    _compiled.over_rows(_kernels.nucleus, len(rows), rows, largest[:, 0], p, rounding, TIE_FRACTION, out)
+    rows, tops = _rows(values), _at_least_float32(largest).reshape(-1).numpy()
+    _compiled.over_rows(_kernels.nucleus, len(rows), rows, tops, p, rounding, TIE_FRACTION, _rows(kept))
     return kept.to(logits.dtype)
 
 
@@ -760,12 +760,12 @@ def _compiled_largest(logits: Tensor, k: int, tau: float) -> tuple[Tensor, Tenso
     return values, index
 
 
-def _compiled_inverse_cdf(logits: Tensor, uniforms: Tensor) -> Tensor:
+def _compiled_inverse_cdf(logits: Tensor, largest: Tensor, uniforms: Tensor) -> Tensor:
     """`inverse_cdf` by its kernel."""
     from pgtheory import _kernels
 
     values, tokens = _at_least_float32(logits.detach()), torch.empty(uniforms.shape, dtype=torch.int64)
-    columns = (x.reshape(-1).numpy() for x in (values.amax(-1), uniforms.detach().double(), tokens))
+    columns = (x.reshape(-1).numpy() for x in (_at_least_float32(largest), uniforms.detach().double(), tokens))
     _compiled.over_rows(_kernels.inverse_cdf, tokens.numel(), _rows(values), *columns)
     return tokens
 
@@ -785,18 +785,16 @@ def _check_options(
     return tau, k, p, None if min_p is None else check_unit_interval("min_p", min_p)
 
 
-def _check_logits(logits: Tensor) -> None:
-    """Raise unless every row of `logits` is a distribution: no NaN, no +inf, and something above -inf."""
+def _check_logits(logits: Tensor) -> Tensor:
+    """The largest logit of each row; raise unless the row is a distribution: no NaN, no +inf, something above -inf."""
     check_floating("logits", logits)
     check_at_least_1d("logits", logits, "the vocabulary")
     if logits.shape[-1] == 0:
         raise ValueError(f"logits has shape {list(logits.shape)}: the vocabulary is empty")
     check_has_values("logits", logits)
-    if is_traced(logits):
-        return
     largest = logits.detach().amax(-1)  # NaN where the row holds one
-    if bool(largest.isfinite().all()):
-        return
+    if is_traced(logits) or bool(largest.isfinite().all()):
+        return largest
     for fault, bad in (("NaN", logits.isnan()), ("+inf", logits == math.inf)):
         if bool(bad.any()):
             raise ValueError(f"logits is {fault} at {first_place(bad)}")

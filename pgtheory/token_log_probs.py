@@ -19,8 +19,10 @@ __all__ = [
     "token_log_probs",
 ]
 
-# How many logits one chunk works on at a time.
-CHUNK = 2**22
+# How many logits one chunk works on at a time: those that are given, so that they stay in the cache; those that are
+# made, so that the products are large.
+CHUNK = 2**18
+CHUNK_MADE = 2**22
 
 
 def token_log_probs(logits: Float[Tensor, "*batch V"], tokens: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
@@ -56,9 +58,7 @@ def token_log_probs(logits: Float[Tensor, "*batch V"], tokens: Int[Tensor, "*bat
     tokens = _checked_tokens(tokens, logits.shape, "logits", logits)
     if _checks.is_traced(logits, tokens):
         return _plain_token_log_probs(logits, tokens)
-    log_probs, log_normalizer = _apply(_TokenLogProbs, logits, tokens)
-    _check_normalizers("logits", log_normalizer)
-    return log_probs
+    return _checked("logits", _TokenLogProbs.apply(logits, tokens))  # type: ignore[no-untyped-call]
 
 
 def projected_token_log_probs(
@@ -96,34 +96,31 @@ def projected_token_log_probs(
     tokens = _checked_tokens(tokens, (*hidden.shape[:-1], weight.shape[0]), "hidden", hidden)
     if _checks.is_traced(hidden, weight, tokens):
         return _plain_token_log_probs(hidden @ weight.T, tokens)
-    log_probs, log_normalizer = _apply(_ProjectedTokenLogProbs, hidden, weight, tokens)
-    _check_normalizers("hidden @ weight.T", log_normalizer)
-    return log_probs
+    log_probs = _ProjectedTokenLogProbs.apply(hidden, weight, tokens)  # type: ignore[no-untyped-call]
+    return _checked("hidden @ weight.T", log_probs)
 
 
 class _TokenLogProbs(torch.autograd.Function):
-    """Log-probabilities and normalisers row by row; the softmax is computed again on the way back."""
+    """Log-probabilities row by row; the softmax is computed again on the way back."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, logits: Tensor, tokens: Tensor) -> Tensor:
         """See `token_log_probs`."""
-        kind = torch.promote_types(logits.dtype, torch.float32)
-        chosen, normalizer = (torch.empty(tokens.shape, dtype=kind, device=logits.device) for _ in range(2))
-        for rows, token, out, total in _row_chunks(logits, tokens, chosen, normalizer):
-            _fill_log_probs(rows.to(kind), token, out, total)
-        ctx.save_for_backward(logits, tokens, normalizer)
-        ctx.mark_non_differentiable(normalizer)
-        return chosen.to(logits.dtype), normalizer
+        log_probs = torch.empty(tokens.shape, dtype=logits.dtype, device=logits.device)
+        for rows, token, out in _row_chunks(logits, tokens, log_probs):
+            out.copy_(_log_probs(rows, token))
+        ctx.save_for_backward(logits, tokens)
+        return log_probs
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor, _: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
         """∂/∂z = g (e_y − softmax(z)), written chunk by chunk."""
-        logits, tokens, normalizer = ctx.saved_tensors
+        logits, tokens = ctx.saved_tensors
         if torch.is_grad_enabled():  # second derivatives
             return _plain_slope(logits, tokens, slope), None
         gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
-        for rows, token, total, g, out in _row_chunks(logits, tokens, normalizer, slope, gradient):
-            out.copy_(_logit_slopes(rows.to(normalizer.dtype), token, total, g.to(normalizer.dtype)))
+        for rows, token, g, out in _row_chunks(logits, tokens, slope, gradient):
+            out.copy_(_logit_slopes(rows, token, g))
         return gradient, None
 
 
@@ -131,65 +128,58 @@ class _ProjectedTokenLogProbs(torch.autograd.Function):
     """The same for logits that are made, and made again, from hidden states."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor) -> Tensor:
         """See `projected_token_log_probs`."""
-        kind = torch.promote_types(hidden.dtype, torch.float32)
-        chosen, normalizer = (torch.empty(tokens.shape, dtype=kind, device=hidden.device) for _ in range(2))
-        for rows, token, out, total in _row_chunks(hidden, tokens, chosen, normalizer, width=len(weight)):
-            _fill_log_probs((rows @ weight.T).to(kind), token, out, total)
-        ctx.save_for_backward(hidden, weight, tokens, normalizer)
-        ctx.mark_non_differentiable(normalizer)
-        return chosen.to(hidden.dtype), normalizer
+        log_probs = torch.empty(tokens.shape, dtype=hidden.dtype, device=hidden.device)
+        for rows, token, out in _row_chunks(hidden, tokens, log_probs, width=len(weight)):
+            out.copy_(_log_probs(rows @ weight.T, token))
+        ctx.save_for_backward(hidden, weight, tokens)
+        return log_probs
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, None]:
         """∂/∂x = Wᵀ ∂/∂z and ∂/∂W = ∂/∂z xᵀ, summed chunk by chunk."""
-        hidden, weight, tokens, normalizer = ctx.saved_tensors
+        hidden, weight, tokens = ctx.saved_tensors
         if torch.is_grad_enabled():
             slopes = _plain_slope(hidden @ weight.T, tokens, slope)
             return slopes @ weight, slopes.flatten(0, -2).T @ hidden.flatten(0, -2), None
-        kind, to_hidden = normalizer.dtype, torch.empty(hidden.shape, dtype=hidden.dtype, device=hidden.device)
+        kind = torch.promote_types(hidden.dtype, torch.float32)
+        to_hidden = torch.empty(hidden.shape, dtype=hidden.dtype, device=hidden.device)
         to_weight = torch.zeros(weight.shape, dtype=kind, device=weight.device)
-        columns = (hidden, tokens, normalizer, slope, to_hidden)
-        for rows, token, total, g, out in _row_chunks(*columns, width=len(weight)):
-            slopes = _logit_slopes((rows @ weight.T).to(kind), token, total, g.to(kind))
-            out.copy_(slopes.to(weight.dtype) @ weight)
-            to_weight.addmm_(slopes.T, rows.to(kind))
+        for rows, token, g, out in _row_chunks(hidden, tokens, slope, to_hidden, width=len(weight)):
+            slopes = _logit_slopes(rows @ weight.T, token, g)
+            slopes = slopes.to(weight.dtype)
+            out.copy_(slopes @ weight)
+            if kind == weight.dtype:
+                to_weight.addmm_(slopes.T, rows)
+            else:  # products of 16 bits are faster than those of float32; their sum is not rounded to 16
+                to_weight.add_(slopes.T @ rows)
         return to_hidden, to_weight.to(weight.dtype), None
 
 
-def _apply(function: type[torch.autograd.Function], *tensors: Tensor) -> tuple[Tensor, Tensor]:
-    log_probs, normalizer = function.apply(*tensors)  # type: ignore[no-untyped-call]
-    return log_probs, normalizer
-
-
 def _row_chunks(first: Tensor, *others: Tensor, width: int | None = None) -> Iterator[tuple[Tensor, ...]]:
-    """Views of some rows of each tensor, with CHUNK numbers (of `width` in a row) at a time; nothing is copied."""
+    """Views of some rows of each tensor, a chunk of logits (`width` of which are made of a row) at a time."""
     rows = first.shape[:-1]
     if len(rows) == 0:
         yield (first.unsqueeze(0), *(x.unsqueeze(0) for x in others))
     elif width is None and first.numel() <= CHUNK:
         yield (first, *others)
     elif len(rows) == 1:
-        n = max(1, CHUNK // (first.shape[-1] if width is None else width))
+        n = max(1, CHUNK // first.shape[-1] if width is None else CHUNK_MADE // width)
         yield from zip(*(torch.split(x, n) for x in (first, *others)), strict=True)
     else:  # flattening would copy logits that are a slice of something larger
         for part in zip(first.unbind(0), *(x.unbind(0) for x in others), strict=True):
             yield from _row_chunks(*part, width=width)
 
 
-def _fill_log_probs(rows: Tensor, tokens: Tensor, log_probs: Tensor, normalizers: Tensor) -> None:
-    # z_y − m − ln Σ_v exp(z_v − m) with m = max z
-    largest = rows.amax(-1)
-    log_sum = (rows - largest.unsqueeze(-1)).exp_().sum(-1).log_()
-    log_probs.copy_(rows.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - largest - log_sum)
-    normalizers.copy_(largest + log_sum)
+def _log_probs(rows: Tensor, tokens: Tensor) -> Tensor:
+    return torch.log_softmax(rows, -1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
-def _logit_slopes(rows: Tensor, tokens: Tensor, normalizers: Tensor, slopes: Tensor) -> Tensor:
-    # g (e_y − softmax(z))
-    result = (rows - normalizers.unsqueeze(-1)).exp_().mul_(-slopes.unsqueeze(-1))
-    return result.scatter_add_(-1, tokens.unsqueeze(-1), slopes.unsqueeze(-1))
+def _logit_slopes(rows: Tensor, tokens: Tensor, slopes: Tensor) -> Tensor:
+    # g (e_y − softmax(z)), in at least float32
+    g = wide(slopes).unsqueeze(-1)
+    return torch.softmax(wide(rows), -1).mul_(-g).scatter_add_(-1, tokens.unsqueeze(-1), g)
 
 
 def _plain_token_log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -210,7 +200,9 @@ def _checked_tokens(tokens: Tensor, shape: tuple[int, ...], name: str, other: Te
     return _checks.as_indices("tokens", tokens, shape[-1], within="in the vocabulary")
 
 
-def _check_normalizers(name: str, log_normalizer: Tensor) -> None:
-    if not log_normalizer.isfinite().all():
-        place = _checks.first_place(~log_normalizer.isfinite())
+def _checked(name: str, log_probs: Tensor) -> Tensor:
+    # Without a normaliser, all of a row is NaN.
+    if log_probs.isnan().any():
+        place = _checks.first_place(log_probs.isnan())
         raise ValueError(f"{name} holds NaN or +inf, or nothing above -inf, in row {place}")
+    return log_probs

@@ -453,13 +453,14 @@ def test_the_kernels_agree_with_torch_in_every_layout_and_dtype(
 
 
 @needs_numba
-def test_a_kernel_draws_the_extreme_tokens_of_a_row_of_many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernel_draws_by_extreme_uniforms_and_by_those_on_a_jump(monkeypatch: pytest.MonkeyPatch) -> None:
     take("compiled", monkeypatch)
-    logits = torch.full((3, 5000), -INF, dtype=F64)
-    logits[:, 1023] = torch.tensor([-600.0, -800.0, 0.0])  # a probability of e^-600 can be drawn, by u = 0 alone
-    logits[:, [1024, 4000]] = 0.0
-    last = torch.tensor([0.0, 0.0, math.nextafter(1.0, 0.0)], dtype=F64)
-    assert inverse_cdf(logits, last).tolist() == [1023, 1024, 4000]
+    logits = torch.full((4, 5000), -INF, dtype=F64)
+    logits[:3, 1023] = torch.tensor([-600.0, -800.0, 0.0])  # a probability of e^-600 can be drawn, by u = 0 alone
+    logits[:3, [1024, 4000]] = 0.0
+    logits[3, [1030, 1031]] = 7.0  # a cumulative probability of u is not more than u
+    uniforms = torch.tensor([0.0, 0.0, math.nextafter(1.0, 0.0), 0.5], dtype=F64)
+    assert inverse_cdf(logits, uniforms).tolist() == [1023, 1024, 4000, 1031]
 
 
 @pytest.mark.usefixtures("compiled_or_not")

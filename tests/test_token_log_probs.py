@@ -33,7 +33,7 @@ def test_token_log_probs_and_their_gradient_are_those_of_log_softmax(
 def test_projected_token_log_probs_and_their_gradients_are_those_of_the_plain_form(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(MODULE, "CHUNK", 14)
+    monkeypatch.setattr(MODULE, "CHUNK_MADE", 14)
     hidden, weight = randn(2, 5, 3).requires_grad_(), randn(7, 3, seed=1).requires_grad_()
     tokens, slope = torch.randint(7, (2, 5), generator=seeded()), randn(2, 5, seed=2)
     plain = torch.log_softmax(hidden @ weight.T, -1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
@@ -70,18 +70,39 @@ def test_token_log_probs_keep_no_copy_of_the_logits_nor_of_a_slice_of_them() -> 
 @pytest.mark.parametrize("chunk", [1, 14, 20, 10_000])
 def test_no_more_than_a_chunk_of_logits_is_worked_on_at_a_time(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MODULE, "CHUNK", chunk)
-    rows, original = list[int](), MODULE._fill_log_probs
+    monkeypatch.setattr(MODULE, "CHUNK_MADE", chunk)
+    rows, original = list[int](), MODULE._log_probs
 
-    def fill(logits: Tensor, *others: Tensor) -> None:
+    def counted(logits: Tensor, tokens: Tensor) -> Tensor:
         rows.append(len(logits))
-        original(logits, *others)
+        return original(logits, tokens)
 
-    monkeypatch.setattr(MODULE, "_fill_log_probs", fill)
+    monkeypatch.setattr(MODULE, "_log_probs", counted)
     at_most = max(1, chunk // 7)
     token_log_probs(randn(9, 7), torch.arange(9) % 7)
     projected_token_log_probs(randn(9, 2), randn(7, 2), torch.arange(9) % 7)
     once = [min(at_most, 9 - i) for i in range(0, 9, at_most)]
     assert rows == once + once
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_projected_gradients_of_narrow_types_are_within_their_roundings(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MODULE, "CHUNK_MADE", 4 * 50)
+    hidden, weight, slope = (randn(*shape, seed=i).to(dtype) for i, shape in enumerate([(40, 8), (50, 8), (40,)]))
+    tokens = torch.randint(50, (40,), generator=seeded())
+    wide = [x.double().requires_grad_() for x in (hidden, weight)]
+    exact = torch.log_softmax(wide[0] @ wide[1].T, -1)[torch.arange(40), tokens]
+    narrow = [x.requires_grad_() for x in (hidden, weight)]
+    found = projected_token_log_probs(*narrow, tokens)
+    gradients = (
+        torch.autograd.grad(x, leaves, g) for x, leaves, g in ((found, narrow, slope), (exact, wide, slope.double()))
+    )
+    for x, y in zip(*gradients, strict=True):
+        assert x.dtype == dtype
+        # The logits, their slopes and each of ten chunks are rounded: twelve roundings of the largest entry, at most.
+        torch.testing.assert_close(x.double(), y, rtol=0.0, atol=12 * torch.finfo(dtype).eps * float(y.abs().max()))
 
 
 # --- derivatives and transforms
