@@ -364,6 +364,12 @@ class FiniteMDP:
         return torch.searchsorted(row, torch.arange(self.n_states * self.n_actions + 1, device=self.device))
 
     @cached_property
+    def _arrivals(self) -> tuple[Int[Tensor, "K"], Int[Tensor, "S+1"]]:
+        """The outcomes in the order of their next states, and where those of each next state begin."""
+        arrived, order = torch.sort(self.outcomes.next_state, stable=True)
+        return order, torch.searchsorted(arrived, torch.arange(self.n_states + 1, device=self.device))
+
+    @cached_property
     def _left_edges(self) -> Float[Tensor, "K"]:
         """What p(·|s, a) gives to all outcomes before each one, summed in log2(longest row) passes over all rows."""
         row = self.outcomes.state * self.n_actions + self.outcomes.action
