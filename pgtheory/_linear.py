@@ -173,7 +173,7 @@ def _sparse_matrix(weights: Tensor, n: int, system: System) -> Tensor:
         columns, weights = system.state[order], weights[order]
     positive = weights.nonzero().squeeze(1)
     if 2 * len(positive) < len(weights):  # a deterministic policy: most outcomes are those of actions not taken
-        starts = torch.searchsorted(positive, starts)
+        starts = torch.searchsorted(positive, starts.contiguous())
         columns, weights = columns[positive], weights[positive]
     index = torch.int32 if len(columns) < 2**31 else torch.int64
     with warnings.catch_warnings():
