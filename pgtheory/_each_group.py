@@ -1,5 +1,7 @@
 """All groups of responses to one prompt, up to their order, with their probabilities, and sums over them."""
 
+from __future__ import annotations
+
 import itertools
 import math
 from collections.abc import Iterator

@@ -1,5 +1,7 @@
 """The solution of (I − γP) x = b, or of the transposed system, with P given by the outcomes of an MDP."""
 
+from __future__ import annotations
+
 import warnings
 from typing import Any, NamedTuple
 

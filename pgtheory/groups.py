@@ -3,6 +3,8 @@ r"""Chapter 9: losses of groups of responses, GRPO and its relatives, and what e
 Losses are to be minimised; gradients flow into `log_probs` alone, as in `pgtheory.surrogates`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, NamedTuple, Protocol
 

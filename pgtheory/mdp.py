@@ -1,5 +1,7 @@
 r"""Chapter 1: the finite Markov decision process, by its four-argument dynamics :math:`p(s', r \mid s, a)`."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property

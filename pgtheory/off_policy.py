@@ -4,6 +4,8 @@ Three policies meet: the sampler drew the responses, the old policy is what the 
 ratios, and the policy is what is differentiated. In a program without faults the first two are one.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple, Protocol

@@ -4,6 +4,8 @@ A gradient with respect to preferences has their shape, `[S, A]`: entry (s, a) i
 is 0 in terminal states and for actions outside :math:`\mathcal{A}(s)`, on which the policy does not depend.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol

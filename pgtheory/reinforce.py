@@ -4,6 +4,8 @@ Every loss here is to be minimised: its gradient is an estimate of :math:`-\nabl
 of an episode and means over episodes.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from typing import NamedTuple

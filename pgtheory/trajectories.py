@@ -1,5 +1,7 @@
 r"""Chapter 1: trajectories :math:`S_0, A_0, R_1, S_1, \dots`, sampled in batches, or enumerated."""
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any, NamedTuple
 
