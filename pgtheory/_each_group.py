@@ -1,17 +1,20 @@
 """All groups of responses to one prompt, up to their order, with their probabilities, and sums over them."""
 
+from __future__ import annotations
+
 import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from pgtheory._precision import wide
 from pgtheory.mdp import FiniteMDP
-from pgtheory.policy_gradient import BATCH_LIMIT
+from pgtheory.policy_gradient import BATCH_LIMIT, CHUNK
 
 
 def prompts(mdp: FiniteMDP) -> Iterator[tuple[Tensor, FiniteMDP]]:
@@ -30,10 +33,10 @@ def groups_up_to_order(n: int, size: int, horizon: int, device: torch.device) ->
     if not known or n_groups * size * horizon > BATCH_LIMIT:
         number = f"{n_groups:,}" if known else "more than 10^20"
         raise ValueError(f"there are {number} groups of {size} responses: make size or horizon smaller")
-    chunk = max(1, min(2**12, 2**21 // (size * horizon)))
-    groups = itertools.combinations_with_replacement(range(n), size)
-    while some := list(itertools.islice(groups, chunk)):
-        yield torch.tensor(some, device=device)
+    chunk = max(1, CHUNK // (size * horizon))
+    numbers = itertools.chain.from_iterable(itertools.combinations_with_replacement(range(n), size))
+    while len(some := np.fromiter(itertools.islice(numbers, chunk * size), np.int64)):
+        yield torch.from_numpy(some).view(-1, size).to(device)
 
 
 def group_probabilities(group: Int[Tensor, "n size"], probabilities: Tensor) -> Float[Tensor, "n"]:
@@ -44,21 +47,3 @@ def group_probabilities(group: Int[Tensor, "n size"], probabilities: Tensor) -> 
     # Factor by factor, the product is the probability of the first i responses as a group: it cannot overflow.
     factors = wide(probabilities)[group] * place / so_far
     return factors.cumprod(-1)[:, -1]
-
-
-class Moments:
-    """The mean of directions of ascent and the trace of their covariance, added up chunk by chunk."""
-
-    def __init__(self, near: Float[Tensor, "S A"]) -> None:
-        """Start from nothing; `near` is a table that the mean is expected near to."""
-        self.near, self.mean, self.square = near, torch.zeros_like(near), 0.0
-
-    def add(self, probabilities: Float[Tensor, "n"], gradients: Float[Tensor, "n S A"]) -> None:
-        """Add gradients of losses, whose negatives are the directions of ascent, with their probabilities."""
-        self.mean -= torch.einsum("n,nsa->sa", probabilities, gradients)
-        self.square += float(probabilities @ (gradients + self.near).flatten(1).square().sum(-1))
-
-    def variance(self) -> float:
-        """The trace of the covariance, when all has been added."""
-        # Var[x] = E‖x − c‖² − ‖E[x] − c‖², whatever c; the nearer to the mean, the more digits are left
-        return max(0.0, self.square - float((self.mean - self.near).square().sum()))

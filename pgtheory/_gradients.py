@@ -1,7 +1,7 @@
 """Gradients of losses of trajectories: by the log-probabilities, and from there by a table of preferences."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -35,6 +35,63 @@ def closed(rows: Tensor, policy: Tensor) -> Tensor:
     likeliest = policy.detach().argmax(-1, keepdim=True) == actions
     others = torch.where(likeliest, 0.0, rows)
     return torch.where(likeliest, 0.0 - others.sum(-1, keepdim=True), others)
+
+
+class Scores:
+    """The scores of the steps of some trajectories, to be added up with weights: ∂ ln π(A_t|S_t) / ∂h(s, a).
+
+    Tables have the `states` alone in which there is a choice: elsewhere all scores are 0. `batch` `[n, N]` holds
+    numbers of trajectories, and weights `[n, N, T]` belong to their steps; those of padding are not read.
+    """
+
+    def __init__(self, trajectories: Trajectories, policy: Tensor, available: Tensor) -> None:
+        """Say in which entry of a table each step stands; padding in one behind all others."""
+        choice = available.sum(-1) > 1
+        choice[0] = True  # so that no table is empty
+        self.shape, self.states = policy.shape, choice.nonzero()[:, 0]
+        self.policy = policy[self.states]
+        row, state = choice.cumsum(0) - 1, trajectories.states[:, :-1]
+        cell = row[state] * policy.shape[-1] + trajectories.actions
+        self.cell = torch.where(trajectories.mask & choice[state], cell, self.policy.numel())
+
+    def total(self, parts: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+        """The sum over parts, each of probabilities `[n]`, batches and weights, as one table; summed in float64."""
+        sums = self.policy.new_zeros(self.policy.numel() + 1, dtype=torch.float64)
+        for probability, batch, weights in parts:
+            terms = probability.double()[:, None, None] * weights
+            sums.index_add_(0, self.cell[batch].flatten(), terms.flatten())
+        return log_policy_gradient(self.policy, sums[:-1].view_as(self.policy).to(self.policy.dtype))
+
+    def each(self, batch: Tensor, weights: Tensor) -> Tensor:
+        """The sum for each batch, `[n, states, A]`."""
+        weights = wide(weights).flatten(1)
+        sums = weights.new_zeros(len(batch), self.policy.numel() + 1).scatter_add_(
+            -1, self.cell[batch].flatten(1), weights
+        )
+        return log_policy_gradient(self.policy, sums[:, :-1].view(-1, *self.policy.shape))
+
+    def whole(self, table: Tensor) -> Tensor:
+        """The table over all states."""
+        return table.new_zeros(self.shape).index_copy_(0, self.states, table)
+
+
+class Moments:
+    """The mean of directions of ascent and the trace of their covariance, added up chunk by chunk."""
+
+    def __init__(self, near: Tensor) -> None:
+        """Start from nothing; `near` is a gradient, `[S, A]`, that the mean is expected near to."""
+        self.near, self.mean, self.square = near, torch.zeros_like(near), 0.0
+
+    def add(self, probabilities: Tensor, scores: Scores, batch: Tensor, slopes: Tensor) -> None:
+        """Add the gradients of the losses of batches, whose negatives are directions, with their probabilities."""
+        gradients = scores.each(batch, slopes).flatten(1)
+        self.mean -= scores.whole((probabilities @ gradients).view_as(scores.policy))
+        self.square += float(probabilities @ (gradients + self.near[scores.states].flatten()).square_().sum(-1))
+
+    def variance(self) -> float:
+        """The trace of the covariance, when all has been added."""
+        # Var[x] = E‖x − c‖² − ‖E[x] − c‖², whatever c; the nearer to the mean, the more digits are left
+        return max(0.0, self.square - float((self.mean - self.near).square().sum()))
 
 
 class Comparison(NamedTuple):

@@ -1,5 +1,7 @@
 """The solution of (I − γP) x = b, or of the transposed system, with P given by the outcomes of an MDP."""
 
+from __future__ import annotations
+
 import warnings
 from typing import Any, NamedTuple
 
@@ -10,7 +12,7 @@ from torch import Tensor
 from pgtheory import _checks
 from pgtheory._elimination import eliminate
 from pgtheory._krylov import bicgstab, gmres, largest, richardson
-from pgtheory.mdp import DENSE_LIMIT
+from pgtheory.mdp import DENSE_LIMIT, FiniteMDP
 
 __all__ = ["System", "solve"]
 
@@ -28,12 +30,21 @@ TARGET = 1e-13
 
 
 class System(NamedTuple):
-    """I − γP, or its transpose, up to the weights that the outcomes have in P."""
+    """I − γP, or its transpose, up to the weights that the outcomes of the MDP have in P."""
 
-    state: Int[Tensor, "K"]
-    next_state: Int[Tensor, "K"]
+    mdp: FiniteMDP
     gamma: float
     transpose: bool
+
+    @property
+    def state(self) -> Int[Tensor, "K"]:
+        """The state that each outcome leaves."""
+        return self.mdp.outcomes.state
+
+    @property
+    def next_state(self) -> Int[Tensor, "K"]:
+        """The state that each outcome leads to."""
+        return self.mdp.outcomes.next_state
 
 
 def solve(
@@ -78,37 +89,39 @@ class _SparseSolve(torch.autograd.Function):
     """The solution of a sparse ``System``, with the adjoint system as its derivative."""
 
     @staticmethod
-    def forward(weights: Tensor, b: Tensor, state: Tensor, next_state: Tensor, gamma: float, transpose: bool) -> Tensor:
+    def forward(weights: Tensor, b: Tensor, system: System) -> Tensor:
         flat_weights, flat_b = weights.reshape(-1, weights.shape[-1]), b.reshape(-1, b.shape[-1])
-        system = System(state, next_state, gamma, transpose)
         rows = [_solve_one(w, row, system) for w, row in zip(flat_weights, flat_b, strict=True)]
         return torch.stack(rows).reshape(b.shape) if rows else torch.zeros_like(b)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        weights, _, state, next_state, ctx.gamma, ctx.transpose = inputs
-        ctx.save_for_backward(weights, state, next_state, output)
+        weights, _, ctx.system = inputs
+        ctx.save_for_backward(weights, output)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        weights, state, next_state, x = ctx.saved_tensors
+        weights, x = ctx.saved_tensors
+        system: System = ctx.system
         # (I − γP)ᵀ λ = ∂L/∂x, then ∂L/∂b = λ and ∂L/∂P(s,s') = γ λ(s) x(s')
-        adjoint = _solve_sparsely(weights, grads[0], System(state, next_state, ctx.gamma, not ctx.transpose))
-        left, right = (x, adjoint) if ctx.transpose else (adjoint, x)
+        adjoint = _solve_sparsely(weights, grads[0], system._replace(transpose=not system.transpose))
+        left, right = (x, adjoint) if system.transpose else (adjoint, x)
         into_weights = None
         if ctx.needs_input_grad[0]:
-            into_weights = ctx.gamma * left.index_select(-1, state) * right.index_select(-1, next_state)
-        return into_weights, adjoint, None, None, None, None
+            into_weights = (
+                system.gamma * left.index_select(-1, system.state) * right.index_select(-1, system.next_state)
+            )
+        return into_weights, adjoint, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
         front = [a.expand(info.batch_size, *a.shape) if d is None else a.movedim(d, 0)
                  for a, d in zip(args[:2], in_dims[:2], strict=True)]  # fmt: skip
-        return _solve_sparsely(front[0], front[1], System(*args[2:])), 0
+        return _solve_sparsely(front[0], front[1], args[2]), 0
 
 
 def _solve_sparsely(weights: Float[Tensor, "*batch K"], b: Float[Tensor, "*batch S"], system: System) -> Tensor:
-    x: Tensor = _SparseSolve.apply(weights, b, *system)  # type: ignore[no-untyped-call]
+    x: Tensor = _SparseSolve.apply(weights, b, system)  # type: ignore[no-untyped-call]
     return x
 
 
@@ -156,12 +169,15 @@ def _solve_by_elimination(weights: Tensor, b: Tensor, x: Tensor, system: System)
 
 def _sparse_matrix(weights: Tensor, n: int, system: System) -> Tensor:
     """P, or its transpose, in compressed rows; entries of one place are left apart."""
-    rows, columns = system.state, system.next_state
+    columns, starts = system.next_state, system.mdp._row_starts[:: system.mdp.n_actions]
     if system.transpose:
-        rows, order = torch.sort(columns, stable=True)
+        order, starts = system.mdp._arrivals
         columns, weights = system.state[order], weights[order]
-    starts = torch.searchsorted(rows, torch.arange(n + 1, device=rows.device))
-    index = torch.int32 if len(rows) < 2**31 else torch.int64
+    positive = weights.nonzero().squeeze(1)
+    if 2 * len(positive) < len(weights):  # a deterministic policy: most outcomes are those of actions not taken
+        starts = torch.searchsorted(positive, starts.contiguous())
+        columns, weights = columns[positive], weights[positive]
+    index = torch.int32 if len(columns) < 2**31 else torch.int64
     with warnings.catch_warnings():
         # torch 2.11 gives the second even to those who opt out, as here.
         beta_or_unchecked = "Sparse (CSR tensor support is in beta|invariant checks are implicitly disabled)"

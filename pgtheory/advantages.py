@@ -4,6 +4,8 @@ The name `pgtheory.advantages` is the exact advantages, a function of `pgtheory.
 by `from pgtheory.advantages import ...`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

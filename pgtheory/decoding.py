@@ -6,6 +6,8 @@ result is the distribution :math:`\pi'` that is really sampled from. Equal logit
 lower index first.
 """
 
+from __future__ import annotations
+
 import math
 from typing import Any
 

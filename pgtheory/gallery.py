@@ -3,6 +3,8 @@ r"""Chapter 1: named finite MDPs from the literature, each with its example numb
 .. no equation: each function is a world, not a formula
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 
 import torch

@@ -4,6 +4,8 @@ They are functions, and no `Policy`: what the algorithms on finite MDPs ask of a
 tables of probabilities, and a continuum of actions has neither.
 """
 
+from __future__ import annotations
+
 import math
 
 from jaxtyping import Float

@@ -3,6 +3,8 @@ r"""Chapter 9: losses of groups of responses, GRPO and its relatives, and what e
 Losses are to be minimised; gradients flow into `log_probs` alone, as in `pgtheory.surrogates`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, NamedTuple, Protocol
 
@@ -11,8 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pgtheory import _checks, _ratios
-from pgtheory._each_group import Moments, group_probabilities, groups_up_to_order, prompts
-from pgtheory._gradients import add_up, compare, log_policy_gradient, loss_slopes, rounding_of_gradient
+from pgtheory._each_group import group_probabilities, groups_up_to_order, prompts
+from pgtheory._gradients import Moments, Scores, compare, loss_slopes, rounding_of_gradient
 from pgtheory._masks import taken
 from pgtheory._precision import wide
 from pgtheory._tables import check_table
@@ -21,7 +23,7 @@ from pgtheory.policy_gradient import BATCH_LIMIT, discounted_visitation, exact_p
 from pgtheory.reinforce import LedgerRow
 from pgtheory.softmax_policy import log_softmax_policy, softmax_policy
 from pgtheory.surrogates import Clip, kl_estimate, masked_mean
-from pgtheory.trajectories import Trajectories, at_steps, enumerate_trajectories
+from pgtheory.trajectories import at_steps, enumerate_trajectories
 from pgtheory.value_functions import action_values
 
 __all__ = [
@@ -378,8 +380,8 @@ def expected_group_gradient(
             on_batch = _on_one_group(loss)
             total += weight * expected_gradient(on_batch, prompt, preferences, 1.0, horizon=horizon, batch_size=size)
             continue
-        for probability, gradient in _group_gradients(loss, prompt, preferences, horizon, size):
-            total += weight * torch.einsum("n,nsa->sa", probability, gradient)
+        scores, parts = _group_slopes(loss, prompt, preferences, horizon, size)
+        total += weight * scores.whole(scores.total(parts))
     return total
 
 
@@ -453,8 +455,9 @@ def group_bias_ledger(
     for name, loss in losses.items():
         steps = Moments(target)
         for weight, prompt in prompts(mdp):
-            for probability, gradient in _group_gradients(loss, prompt, preferences, horizon, size):
-                steps.add(weight * probability, gradient)
+            scores, parts = _group_slopes(loss, prompt, preferences, horizon, size)
+            for probability, group, slopes in parts:
+                steps.add(weight * probability, scores, group, slopes)
         rows.append(LedgerRow(name, steps.mean, *compare(steps.mean, target, rounding), steps.variance()))
     return rows
 
@@ -507,21 +510,23 @@ def _on_one_group(loss: GroupLoss) -> Callable[..., Tensor]:
     return of_batch
 
 
-def _group_gradients(
+def _group_slopes(
     loss: GroupLoss, mdp: FiniteMDP, preferences: Tensor, horizon: int, size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Chunk by chunk, the probabilities of all groups up to order, and the gradients of their losses."""
+) -> tuple[Scores, Iterator[tuple[Tensor, Tensor, Tensor]]]:
+    """The responses' scores; chunk by chunk the probabilities of all groups up to order, the groups, their slopes."""
     h, size = preferences.detach(), _checks.check_count("size", size, at_most=BATCH_LIMIT)
     check_table(mdp, "preferences", h, 2)
     policy = softmax_policy(h, available=mdp.available)
     responses, probabilities = enumerate_trajectories(mdp, policy, horizon=horizon)
     log_probs = at_steps(log_softmax_policy(h, available=mdp.available), responses)
     value = _on_one_group(loss)
-    for group in groups_up_to_order(len(probabilities), size, horizon, h.device):
-        drawn = Trajectories(*(field[group] for field in responses))
-        slopes = loss_slopes(value, log_probs[group], drawn.rewards, 1.0, drawn.mask)
-        weights = log_policy_gradient(policy, add_up(drawn, slopes, policy).sum(1))
-        yield group_probabilities(group, probabilities), weights
+
+    def parts() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for group in groups_up_to_order(len(probabilities), size, horizon, h.device):
+            slopes = loss_slopes(value, log_probs[group], responses.rewards[group], 1.0, responses.mask[group])
+            yield group_probabilities(group, probabilities), group, slopes
+
+    return Scores(responses, policy, mdp.available), parts()
 
 
 def _checked_beta(beta: object, ref_log_probs: Tensor | None) -> float:

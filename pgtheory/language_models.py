@@ -4,6 +4,8 @@ The state is the prompt and the tokens so far, an action is the next token, and 
 answers `model(input_ids=..., attention_mask=...)` with an object that has `logits`: see `CausalLM`.
 """
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol

@@ -1,5 +1,7 @@
 r"""Chapter 1: the finite Markov decision process, by its four-argument dynamics :math:`p(s', r \mid s, a)`."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -362,6 +364,12 @@ class FiniteMDP:
         """Where the outcomes of each (s, a) begin; those of row k end before entry k + 1."""
         row = self.outcomes.state * self.n_actions + self.outcomes.action
         return torch.searchsorted(row, torch.arange(self.n_states * self.n_actions + 1, device=self.device))
+
+    @cached_property
+    def _arrivals(self) -> tuple[Int[Tensor, "K"], Int[Tensor, "S+1"]]:
+        """The outcomes in the order of their next states, and where those of each next state begin."""
+        arrived, order = torch.sort(self.outcomes.next_state, stable=True)
+        return order, torch.searchsorted(arrived, torch.arange(self.n_states + 1, device=self.device))
 
     @cached_property
     def _left_edges(self) -> Float[Tensor, "K"]:

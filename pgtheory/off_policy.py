@@ -4,6 +4,8 @@ Three policies meet: the sampler drew the responses, the old policy is what the 
 ratios, and the policy is what is differentiated. In a program without faults the first two are one.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple, Protocol
@@ -13,8 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pgtheory import _checks, _ratios
-from pgtheory._each_group import Moments, group_probabilities, groups_up_to_order, prompts
-from pgtheory._gradients import add_up, compare, log_policy_gradient, rounding_of_gradient, slopes_of
+from pgtheory._each_group import group_probabilities, groups_up_to_order, prompts
+from pgtheory._gradients import Moments, Scores, compare, rounding_of_gradient, slopes_of
 from pgtheory._masks import taken
 from pgtheory._tables import check_policy_named, check_table
 from pgtheory.groups import group_advantages, grpo_loss
@@ -263,14 +265,16 @@ def off_policy_ledger(
     steps = {name: Moments(target) for name in losses}
     idle, may_pull = dict.fromkeys(losses, 0.0), 0.0
     for weight, prompt in prompts(mdp):
-        for probability, groups, drawn in _groups(prompt, h, drawn_by, old, horizon, size):
+        responses, probabilities = enumerate_trajectories(prompt, drawn_by, horizon=horizon)
+        scores = Scores(responses, policy, mdp.available)
+        for probability, groups, chosen in _groups(prompt, h, drawn_by, old, responses, probabilities, size):
             chance = weight * probability
             returns = groups.rewards.sum(-1)
             unequal = (returns != returns[:, :1]).any(-1)[:, None, None] & groups.mask
             may_pull += _expected_number(chance, unequal)
             for name, loss in losses.items():
                 slopes = slopes_of(lambda *fields, loss=loss: loss(OffPolicyGroup(*fields)), groups)
-                steps[name].add(chance, log_policy_gradient(policy, add_up(drawn, slopes, policy).sum(1)))
+                steps[name].add(chance, scores, chosen, slopes)
                 idle[name] += _expected_number(chance, unequal & (slopes == 0))
     return [
         OffPolicyRow(
@@ -290,19 +294,25 @@ def _expected_number(probability: Tensor, tokens: Tensor) -> float:
 
 
 def _groups(
-    mdp: FiniteMDP, preferences: Tensor, sampler: Tensor, old: Tensor, horizon: int, size: int
-) -> Iterator[tuple[Tensor, OffPolicyGroup, Trajectories]]:
-    """Chunk by chunk, the probabilities of all groups of the sampler, and what the three policies say of them."""
-    responses, probabilities = enumerate_trajectories(mdp, sampler, horizon=horizon)
+    mdp: FiniteMDP,
+    preferences: Tensor,
+    sampler: Tensor,
+    old: Tensor,
+    responses: Trajectories,
+    probabilities: Tensor,
+    size: int,
+) -> Iterator[tuple[Tensor, OffPolicyGroup, Tensor]]:
+    """Chunk by chunk, the probabilities of all groups of responses, what three policies say of them, and which."""
     told = [
         at_steps(log_softmax_policy(preferences, available=mdp.available), responses),
         *(_log_at_steps(name, table, responses) for name, table in (("old_policy", old), ("sampler", sampler))),
     ]
+    horizon = responses.mask.shape[1]
     for chosen in groups_up_to_order(len(probabilities), size, horizon, preferences.device):
         drawn = Trajectories(*(field[chosen] for field in responses))
         new, denominator, drew = (log[chosen] for log in told)
         group = OffPolicyGroup(new, denominator, drew, drawn.rewards, drawn.mask, drawn.states[..., :-1], drawn.actions)
-        yield group_probabilities(chosen, probabilities), group, drawn
+        yield group_probabilities(chosen, probabilities), group, chosen
 
 
 def _log_at_steps(name: str, table: Tensor, responses: Trajectories) -> Tensor:

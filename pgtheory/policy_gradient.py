@@ -4,6 +4,8 @@ A gradient with respect to preferences has their shape, `[S, A]`: entry (s, a) i
 is 0 in terminal states and for actions outside :math:`\mathcal{A}(s)`, on which the policy does not depend.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
@@ -14,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
 from pgtheory import _checks
-from pgtheory._gradients import add_up, closed, log_policy_gradient, loss_slopes
+from pgtheory._gradients import Moments, Scores, add_up, closed, log_policy_gradient, loss_slopes
 from pgtheory._precision import wide
 from pgtheory._tables import check_policy_named, widened
 from pgtheory.mdp import FiniteMDP, check_policy
@@ -40,8 +42,8 @@ __all__ = [
 
 # An expectation over batches that hold more steps than this, all together, is refused.
 BATCH_LIMIT = 50_000_000
-# How many numbers one chunk of batches may hold.
-CHUNK = 2**21
+# How many steps one chunk of batches may hold, and how many numbers its tables of gradients.
+CHUNK, TABLES = 2**18, 2**21
 
 
 class Loss(Protocol):
@@ -482,11 +484,9 @@ def expected_gradient(
         tensor([[-0.2500,  0.2500],
                 [ 0.0000,  0.0000]], dtype=torch.float64)
     """
-    total: float | Tensor = 0.0
-    for probability, gradient in _batch_gradients(loss, mdp, preferences, gamma, horizon, batch_size, behavior):
-        # E[∇ loss] = Σ_{batches} p(τ_1) ⋯ p(τ_N) ∇ loss(τ_1, …, τ_N)
-        total = total + torch.einsum("n,nsa->sa", probability, gradient)
-    return torch.as_tensor(total).to(mdp.dtype)
+    scores, parts = _batch_slopes(loss, mdp, preferences, gamma, horizon, batch_size, behavior)
+    # E[∇ loss] = Σ_{batches} p(τ_1) ⋯ p(τ_N) ∇ loss(τ_1, …, τ_N)
+    return scores.whole(scores.total(parts)).to(mdp.dtype)
 
 
 def gradient_covariance(
@@ -534,13 +534,16 @@ def gradient_covariance(
         tensor(0.1250, dtype=torch.float64)
     """
     arguments = (loss, mdp, preferences, gamma, horizon, batch_size, behavior)
-    mean = sum(torch.einsum("n,nsa->sa", p, g) for p, g in _batch_gradients(*arguments))
-    covariance = wide(mdp.rewards.new_zeros(preferences.numel(), preferences.numel()))
-    for probability, gradient in _batch_gradients(*arguments):
+    scores, parts = _batch_slopes(*arguments)
+    mean = scores.total(parts)
+    covariance = wide(mdp.rewards.new_zeros(mean.numel(), mean.numel()))
+    for probability, batch, slopes in _batch_slopes(*arguments)[1]:
         # Centred first: E[gg^T] - E[g]E[g]^T would lose the digits that a small variance consists of.
-        deviation = (gradient - mean).flatten(1)
+        deviation = (scores.each(batch, slopes) - mean).flatten(1)
         covariance += (probability[:, None] * deviation).T @ deviation
-    return covariance.to(mdp.dtype)
+    entry = torch.arange(preferences.numel(), device=mdp.device).view_as(preferences)[scores.states].flatten()
+    whole = covariance.new_zeros(preferences.numel(), preferences.numel())
+    return whole.index_put_((entry[:, None], entry), covariance).to(mdp.dtype)
 
 
 def check_states(mdp: FiniteMDP, policy: SoftmaxPolicy) -> None:
@@ -597,7 +600,26 @@ def _whole_episodes(mdp: FiniteMDP, policy: Tensor, horizon: int) -> Trajectorie
     return trajectories
 
 
-def _batch_gradients(
+def direction_moments(
+    loss: Loss,
+    mdp: FiniteMDP,
+    preferences: Tensor,
+    gamma: float,
+    *,
+    near: Tensor,
+    horizon: int,
+    batch_size: int,
+    behavior: Tensor | None = None,
+) -> Moments:
+    """The mean and the variance of the direction of ascent, -∇ loss, over all batches, in one go through them."""
+    scores, parts = _batch_slopes(loss, mdp, preferences, gamma, horizon, batch_size, behavior)
+    moments = Moments(near)
+    for probability, batch, slopes in parts:
+        moments.add(probability, scores, batch, slopes)
+    return moments
+
+
+def _batch_slopes(
     loss: Loss,
     mdp: FiniteMDP,
     preferences: Tensor,
@@ -605,8 +627,8 @@ def _batch_gradients(
     horizon: int,
     batch_size: int,
     behavior: Tensor | None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Chunk by chunk, the probabilities `[n]` of n batches and the gradients `[n, S, A]` of their losses."""
+) -> tuple[Scores, Iterator[tuple[Tensor, Tensor, Tensor]]]:
+    """The scores of the trajectories; chunk by chunk the probabilities of batches, the batches, their slopes."""
     _checks.check_callable("loss", loss)
     gamma, batch_size = _checks.check_gamma(gamma), _checks.check_count("batch_size", batch_size, at_most=BATCH_LIMIT)
     policy = _softmax_policy(mdp, preferences).detach()
@@ -619,25 +641,25 @@ def _batch_gradients(
     _check_number_of_batches(len(probabilities), batch_size, horizon)
     log_policy = log_softmax_policy(wide(preferences.detach()), available=mdp.available)
     log_probs = at_steps(log_policy, trajectories)
-    return _each_batch(loss, gamma, horizon, batch_size, policy, trajectories, probabilities, log_probs)
+    scores = Scores(trajectories, policy, mdp.available)
+    chunk = max(1, min(CHUNK // (batch_size * horizon), TABLES // scores.policy.numel()))
+    batches = _ordered_batches(len(probabilities), batch_size, chunk, policy.device)
+    return scores, _each_batch(loss, gamma, batches, trajectories, probabilities, log_probs)
 
 
 def _each_batch(
     loss: Loss,
     gamma: float,
-    horizon: int,
-    batch_size: int,
-    policy: Tensor,
+    batches: Iterator[Tensor],
     trajectories: Trajectories,
     probabilities: Tensor,
     log_probs: Tensor,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    chunk = max(1, CHUNK // (policy.numel() + batch_size * horizon))
-    for batch in _ordered_batches(len(probabilities), batch_size, chunk, policy.device):
-        drawn = Trajectories(*(field[batch] for field in trajectories))
-        slopes = loss_slopes(loss, log_probs[batch], drawn.rewards, gamma, drawn.mask)
-        _check_slopes(slopes, drawn.mask, batch)
-        yield probabilities[batch].prod(-1), log_policy_gradient(policy, add_up(drawn, slopes, policy).sum(1))
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    for batch in batches:
+        mask = trajectories.mask[batch]
+        slopes = loss_slopes(loss, log_probs[batch], trajectories.rewards[batch], gamma, mask)
+        _check_slopes(slopes, mask, batch)
+        yield probabilities[batch].prod(-1), batch, slopes
 
 
 def _ordered_batches(n: int, batch_size: int, chunk: int, device: torch.device) -> Iterator[Tensor]:
@@ -666,6 +688,8 @@ def _check_number_of_batches(n: int, batch_size: int, horizon: int) -> None:
 
 
 def _check_slopes(slopes: Tensor, mask: Tensor, batch: Tensor) -> None:
+    if slopes.sum().isfinite():
+        return
     bad = (mask & ~slopes.isfinite()).flatten(1).any(-1)
     if bad.any():
         raise ValueError(

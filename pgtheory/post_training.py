@@ -3,6 +3,8 @@ r"""Chapter 10: a language model is changed by policy gradients, on one process 
 The losses, the advantages and the penalty are those of chapters 7 to 9, and nothing of them is written again here.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import shutil

@@ -4,6 +4,8 @@ Every loss here is to be minimised: its gradient is an estimate of :math:`-\nabl
 of an episode and means over episodes.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,10 +23,9 @@ from pgtheory.decoding import decoding_distribution
 from pgtheory.mdp import FiniteMDP
 from pgtheory.policy_gradient import (
     Loss,
+    direction_moments,
     discounted_visitation,
     exact_policy_gradient,
-    expected_gradient,
-    gradient_covariance,
     performance,
 )
 from pgtheory.returns import discount_factors, discounted_return, returns_to_go
@@ -527,10 +528,8 @@ def bias_ledger(
         behavior: Tensor | None = None,
     ) -> LedgerRow:
         arguments = (loss, model, preferences.detach(), gamma)
-        options = {"horizon": horizon, "batch_size": batch_size, "behavior": behavior}
-        mean = -expected_gradient(*arguments, **options)  # type: ignore[arg-type]
-        variance = gradient_covariance(*arguments, **options).trace()  # type: ignore[arg-type]
-        return LedgerRow(name, mean, *compare(mean, target, rounding), float(variance))
+        moments = direction_moments(*arguments, near=target, horizon=horizon, batch_size=batch_size, behavior=behavior)
+        return LedgerRow(name, moments.mean, *compare(moments.mean, target, rounding), moments.variance())
 
     values = state_values(mdp, policy, gamma)
     start_value = float(performance(mdp, policy, gamma))

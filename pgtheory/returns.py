@@ -4,6 +4,8 @@ r"""Returns: what a trajectory of rewards is worth, seen from each of its steps 
 :math:`A_t` was taken.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch

@@ -4,6 +4,8 @@ Terminal states: `FiniteMDP.available` names in its attribute `terminal` the row
 terminal. Such a row has probabilities 0, log-probabilities -inf, entropy 0, score 0. Any other empty row is an error.
 """
 
+from __future__ import annotations
+
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

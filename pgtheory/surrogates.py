@@ -4,6 +4,8 @@ Losses are to be minimised. The log-probabilities of the policy that drew the da
 and the advantages are constants: gradients flow into `log_probs` alone, also where the same tensor is passed twice.
 """
 
+from __future__ import annotations
+
 from typing import Literal
 
 import torch

@@ -3,6 +3,8 @@ r"""Chapter 10: a language model of about 100,000 parameters, two tasks for it, 
 `TinyGPT` is a `CausalLM`. The tasks are to sort digits, and to close brackets in balance.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -4,6 +4,8 @@ The name `pgtheory.token_log_probs` is the function; this module is reached by
 `from pgtheory.token_log_probs import ...`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from typing import Any
 

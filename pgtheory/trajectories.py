@@ -1,5 +1,7 @@
 r"""Chapter 1: trajectories :math:`S_0, A_0, R_1, S_1, \dots`, sampled in batches, or enumerated."""
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -450,7 +452,7 @@ class _CompiledWalk(_Walk):
 
     def follow(self, table: Float[Tensor, "S A"]) -> None:
         weight = table.double()
-        self.policy = _compiled.as_array(weight), _compiled.as_array(_mass_before(weight))
+        self.policy = weight.contiguous().numpy(), _mass_before(weight).numpy()
 
     def step(self, t: int, u: Float[Tensor, "n"]) -> None:
         if t == self.room:

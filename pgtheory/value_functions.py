@@ -1,5 +1,7 @@
 r"""Chapter 3: how good a state and an action are: :math:`v_\pi`, :math:`q_\pi`, the advantage, :math:`v_*`."""
 
+from __future__ import annotations
+
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -211,8 +213,7 @@ def solve_unchecked(mdp: FiniteMDP, policy: Tensor, gamma: float, right_hand_sid
     weights = _outcome_weights(mdp, policy)
     b = (right_hand_side + weights.new_zeros(*weights.shape[:-1], 1)).double()
     weights = weights.expand(*b.shape[:-1], -1).double()
-    system = System(mdp.outcomes.state, mdp.outcomes.next_state, gamma, transpose)
-    return solve(weights, b, system).to(mdp.dtype)
+    return solve(weights, b, System(mdp, gamma, transpose)).to(mdp.dtype)
 
 
 def one_step_lookahead(mdp: FiniteMDP, values: Float[Tensor, "*batch S"], gamma: float) -> Float[Tensor, "*batch S A"]:

@@ -29,7 +29,7 @@ ORDER = [
     ["checking"],
 ]
 # Imports that stand inside a function, because what is imported builds on the module: `FiniteMDP.from_gymnasium` and
-# `to_gymnasium` are doors to the environments.
+# `to_gymnasium` are doors to the environments. `_kernels` imports numba, and so it waits until `_compiled` says so.
 DOORS = {("mdp", "_gymnasium")}
 CHAPTER_OF = {module: chapter for chapter, modules in enumerate(ORDER) for module in modules}
 FILES = {path.stem: [path] for path in PACKAGE.glob("*.py") if path.stem != "__init__"} | {
@@ -153,7 +153,7 @@ def test_only_the_doors_import_inside_a_function() -> None:
     late = {
         (module, name)
         for module in MODULES
-        for name in imported_by(module, at_import=False) - imported_by(module, at_import=True)
+        for name in imported_by(module, at_import=False) - imported_by(module, at_import=True) - {"_kernels"}
     }
     assert late == DOORS
 

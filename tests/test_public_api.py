@@ -40,6 +40,15 @@ def test_the_package_exports_exactly_the_public_names_of_its_modules() -> None:
     assert all(getattr(pgtheory, name) is getattr(module, name) for module, name in PUBLIC)
 
 
+def test_no_shape_is_evaluated_at_import() -> None:
+    # Hundreds of jaxtyping's shapes took longer than all else that `import pgtheory` does after `import torch`.
+    files = [file for file in (ROOT / "pgtheory").rglob("*.py") if not {"checking", "plotting"} & {*file.parts}]
+    sources = {file.name: file.read_text(encoding="utf-8") for file in files}
+    shaped = {name for name, source in sources.items() if "from jaxtyping import" in source}
+    assert shaped
+    assert [name for name in shaped if "\nfrom __future__ import annotations\n" not in sources[name]] == []
+
+
 SHARED_NAMES = ["advantages", "softmax_policy", "token_log_probs"]
 
 
@@ -149,7 +158,7 @@ def test_each_public_function_documents_its_arguments_result_and_source(module: 
     doc = inspect.getdoc(function) or ""
     sections = set(re.findall(r"^(\w+):$", doc, flags=re.MULTILINE))
     parameters = inspect.signature(function).parameters
-    returns = {"Returns", "Source"} if inspect.signature(function).return_annotation is not None else set()
+    returns = {"Returns", "Source"} if inspect.signature(function).return_annotation not in (None, "None") else set()
     assert sections >= {"Example"} | returns | ({"Args"} if parameters else set())
     arguments = doc.partition("Args:")[2].partition("\n\n")[0]
     undocumented = [p for p in parameters if not re.search(rf"^\s+(\w+, )*{p}\b", arguments, flags=re.MULTILINE)]

@@ -531,6 +531,24 @@ class TestSolvers:
         monkeypatch.setattr(_linear, "bicgstab", classic)
         np.testing.assert_allclose(state_values(mdp, policy, 0.99), np.linalg.solve(A, r), atol=1e-13)
 
+    @pytest.mark.parametrize("transpose", [False, True])
+    @pytest.mark.parametrize("n_taken", [1, 2, 4])
+    def test_actions_that_are_not_taken_are_left_out(
+        self, n_taken: int, transpose: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # With one action of four the matrix is compressed, with two of them or all it is not.
+        mdp = gallery.garnet(50, 4, 3, seed=2)
+        policy = random_policy(mdp) * (torch.arange(4) < n_taken)
+        policy = policy / policy.sum(-1, keepdim=True)
+        P, b = numpy_system(mdp, policy)
+        sparse_route(monkeypatch)
+        matrix = _linear._sparse_matrix((policy[mdp.outcomes.state, mdp.outcomes.action] * mdp.outcomes.probability),
+                                        50, _linear.System(mdp, 0.9, transpose))  # fmt: skip
+        np.testing.assert_allclose(matrix.to_dense(), P.T if transpose else P, atol=1e-15)
+        found = solve_bellman(mdp, policy, 0.9, torch.from_numpy(b), transpose=transpose)
+        expected = np.linalg.solve(np.eye(50) - 0.9 * (P.T if transpose else P), b)
+        np.testing.assert_allclose(found, expected, atol=1e-11 * abs(expected).max())
+
     @pytest.mark.parametrize("working", ["bicgstab", "elimination", "gmres", "richardson", "dense"])
     def test_each_solver_of_the_chain_suffices_alone(self, working: str, monkeypatch: pytest.MonkeyPatch) -> None:
         mdp = gallery.garnet(40, 3, 4, seed=1)

@@ -1,5 +1,7 @@
 """Checks of what the learners are built from."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch

@@ -1,5 +1,7 @@
 """Episodes and rollouts, drawn from Gymnasium vector environments."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np

@@ -1,5 +1,7 @@
 """PPO on a Gymnasium vector environment."""
 
+from __future__ import annotations
+
 import math
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple

@@ -1,5 +1,7 @@
 """REINFORCE on a finite MDP or a Gymnasium vector environment."""
 
+from __future__ import annotations
+
 import math
 import sys
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple

@@ -1,5 +1,7 @@
 """Many small runs of REINFORCE with linear preferences, all at once."""
 
+from __future__ import annotations
+
 import math
 from typing import Literal, NamedTuple
 

@@ -1,5 +1,7 @@
 """Many small runs of a tabular actor and critic, all at once: PPO, or REINFORCE with a baseline."""
 
+from __future__ import annotations
+
 import math
 from typing import NamedTuple
 
