@@ -223,6 +223,11 @@ class Bench:
         """The cases that are not delicate."""
         return [i for i, case in enumerate(self.cases) if not case.delicate]
 
+    @property
+    def plain(self) -> list[Case]:
+        """The cases that are not delicate themselves."""
+        return [self.cases[i] for i in self.counted]
+
     @cached_property
     def sizes(self) -> list[dict[str, int]]:
         """The sizes of the axes of the answer in each case."""
@@ -232,7 +237,7 @@ class Bench:
     def space(self) -> Space:
         """The hypotheses, in the cases that are not delicate."""
         assert self.check.space is not None
-        return quietly(self.check.space, [self.cases[i] for i in self.counted], self.facts)
+        return quietly(self.check.space, self.plain, self.facts)
 
     def answer(self, implementation: Implementation, i: int) -> Tensor | Exception:
         """What an implementation in the canonical signature answers in a case."""
