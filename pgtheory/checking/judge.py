@@ -282,6 +282,7 @@ class _Search:
     #: The answers by the names of the forms, for whoever searches again.
     asked: dict[tuple[int, str], Asked] = field(default_factory=dict)
     named: bool = False
+    waited: bool = False
     reports: list[tuple[Form, Report]] = field(default_factory=list)
     misfits: dict[str, str] = field(default_factory=dict)
 
@@ -372,11 +373,31 @@ def _searched(
     layouts: Sequence[str] = (),
     before: Mapping[tuple[int, str], Asked] = MappingProxyType({}),
 ) -> _Search:
-    """The forms in their order, until one is right: others only where a choice is left."""
+    """The forms in their order, until one is right: others only where a choice is left.
+
+    A row that is wrong waits, at first, for the whole batch: where that has a known mistake, it does not matter.
+    """
+    first = _in_order(check, function, binding, only, layouts, before, rows_wait=True)
+    if not first.waited or (first.named and not first.reports[-1][1].ok):
+        return first
+    return _in_order(check, function, binding, only, layouts, first.asked, rows_wait=False)
+
+
+def _in_order(
+    check: Check,
+    function: Callable[..., Any],
+    binding: Binding,
+    only: str | None,
+    layouts: Sequence[str],
+    before: Mapping[tuple[int, str], Asked],
+    *,
+    rows_wait: bool,
+) -> _Search:
     search = _Search({**before})
     readings = check.readings(binding.roles)
     choices = [(n, reading, text) for n, reading in enumerate(readings) for text in reading.layouts or check.layouts]
-    for n, reading, text in choices:
+    in_turn = len(choices)
+    for k, (n, reading, text) in enumerate(choices):
         if layouts and text not in layouts:
             continue
         layout = Layout(text, check.canonical.axes)
@@ -392,6 +413,10 @@ def _searched(
             )
             if refused or (only is not None and only not in form.name):
                 continue
+            if rows_wait and layout.lacks_batch and k < in_turn and asked.is_hopeless():
+                search.waited = True
+                choices.append((n, reading, text))
+                break
             if search.named and asked.is_hopeless():
                 search.reports.append((form, Report(check.name, ok=False)))
                 continue
