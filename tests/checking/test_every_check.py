@@ -252,6 +252,38 @@ def test_the_verdict_is_the_same_every_time(check: Check) -> None:
     assert str(CHECKS[check.name](implementation)) == str(CHECKS[check.name](implementation))
 
 
+@pytest.mark.parametrize("key", ["advantages.done_of_next_step", "v_trace.ratio_inverted", "ppo.maximum"])
+def test_a_form_that_cannot_be_right_is_soon_left(key: str) -> None:
+    check = DECLARED[key.partition(".")[0]]
+    implementation = next(m for m in check.mistakes if m.key == key).implementations[0]
+    calls = []
+
+    @functools.wraps(implementation)
+    def counted(*arguments: Any, **named: Any) -> Any:
+        calls.append(None)
+        return implementation(*arguments, **named)
+
+    report = CHECKS[check.name](counted)
+    assert report.mistakes[0].key == key
+    assert report.n_cases <= len(calls) <= report.n_cases + 20
+
+
+def test_a_check_computes_in_one_thread_and_puts_the_number_back() -> None:
+    before, seen = torch.get_num_threads(), set()
+
+    def function(rewards: Tensor, gamma: float) -> Tensor:
+        seen.add(torch.get_num_threads())
+        return rewards
+
+    torch.set_num_threads(3)
+    try:
+        CHECKS["returns"](function)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {1}
+
+
 def test_kinds_import_nothing_private_from_each_other() -> None:
     folder = Path(__file__).parents[2] / "pgtheory" / "checking"
     for path in [*folder.glob("kinds/*.py"), *folder.glob("*.py")]:
