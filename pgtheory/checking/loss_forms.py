@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -143,7 +143,7 @@ class LossForm:
         """The layout, and the types that are not the usual ones."""
         return ", ".join(part for part in (self.layout.name, self.variant.name if self.variant else "") if part)
 
-    @property
+    @cached_property
     def roles(self) -> frozenset[str]:
         """What the loss is given."""
         return self.binding.roles
@@ -158,7 +158,7 @@ class LossForm:
         """Whether it computes returns itself."""
         return "rewards" in self.roles
 
-    @property
+    @cached_property
     def of_logits(self) -> bool:
         """Whether the policy is given for all actions."""
         return bool(self.roles & {"actions", "logits", "dist"})
