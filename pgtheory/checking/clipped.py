@@ -1,5 +1,6 @@
 """The clipped surrogate, what may take its place, and what may become of the advantages: factors of PPO and GRPO."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from pgtheory.checking.loss import Spec, values
 from pgtheory.checking.report import Source, arxiv, issue, pull
+from pgtheory.checking.space import Space
+from pgtheory.checking.verdicts import Trial, quietly
 
 _PPO = arxiv("Schulman et al., 2017, eq. (7)", "1707.06347")
 _CS336 = Source(
@@ -484,3 +487,56 @@ def ratios_around(low: float, high: float) -> list[float]:
     """Ratios on both sides of each bound, close and far; none at a kink."""
     found = [1 + x * side for x in (1.3, 0.25, 0.75, 0.9, 1.1, 2.25) for side in (high, -low)]
     return [ratio for ratio in found if ratio > 0.05] + [0.1, 4.0, 12.0]
+
+
+# --- bounds that were never stated ---
+
+Slope = Callable[[float, float], float]
+
+
+def fitting_bounds(trial: Trial, clip: tuple[float, float], slope: Slope, space: Callable[..., Space]) -> str:
+    """Which bounds would make a function right that does not take them, in words; empty if none.
+
+    Args:
+        trial: its answers, for which no known mistake accounts.
+        clip: the bounds that were assumed.
+        slope: the slope at a ratio, for A = 1 or -1.
+        space: from the cases, the facts, and the surrogates with other bounds to the hypotheses.
+    """
+    for bounds in (_cuts(slope), _caps(slope)):
+        high, low = bounds.get(1.0, 1 + clip[1]) - 1, 1 - bounds.get(-1.0, 1 - clip[0])
+        if not bounds or (abs(high - clip[1]) < 1e-6 and abs(low - clip[0]) < 1e-6):
+            continue
+        hypotheses = quietly(space, trial.bench.plain, trial.form.facts, bounded(low, high))
+        known = hypotheses.explained(trial.counted)
+        if known and not known.mistakes:
+            what = "the ratio" if known.names[0] == "clipped" else "detached weights (CISPO)"
+            return f"it clips {what} at {1 - low:.4g} and {1 + high:.4g}: give clip=({low:.4g}, {high:.4g})"
+    return ""
+
+
+def _cuts(slope: Slope, largest: float = 50.0) -> dict[float, float]:
+    """Beyond which ratio the gradient is cut, above for A = 1 and below for A = -1, as far as it is at all."""
+    found = {}
+    for a in (1.0, -1.0):
+        inside, outside = 0.0, math.log(largest) * a
+        if abs(slope(math.exp(outside), a)) > 1e-9 or abs(slope(1.0, a)) < 1e-9:
+            continue
+        for _ in range(30):
+            middle = (inside + outside) / 2
+            if abs(slope(math.exp(middle), a)) > 1e-9:
+                inside = middle
+            else:
+                outside = middle
+        found[a] = math.exp(inside)
+    return found
+
+
+def _caps(slope: Slope, largest: float = 50.0) -> dict[float, float]:
+    """The bounds of a detached weight: what the slope is at very large and very small ratios, for A = 1."""
+    first = abs(slope(1.0, 1.0))
+    if first < 1e-9:
+        return {}
+    high, higher = (abs(slope(ratio, 1.0)) / first for ratio in (largest, 2 * largest))
+    low = abs(slope(1 / largest, 1.0)) / first
+    return {1.0: high, -1.0: low} if high > 1 and math.isclose(high, higher, rel_tol=1e-6) else {}

@@ -34,7 +34,7 @@ from pgtheory.checking.calling import (
 )
 from pgtheory.checking.report import Mistake, Report, UnknownForm
 from pgtheory.checking.space import Explanation, Space
-from pgtheory.checking.verdicts import RTOL, Asked, Trial, quietly, random_state_kept, same, tried, verdict
+from pgtheory.checking.verdicts import RTOL, Asked, Trial, one_thread, quietly, random_state_kept, same, tried, verdict
 
 # What sums in half precision may be off by, in units of the largest number.
 HALF = 0.02
@@ -165,7 +165,7 @@ class Check:
         names: Mapping[str, str] | None = None,
     ) -> Report:
         """The report of a function: see the public functions `check_...`."""
-        with random_state_kept():
+        with random_state_kept(), one_thread():
             return _judged(self, function, call, layout, names)
 
     def bench(self, facts: frozenset[str], *, rows: bool = False) -> "Bench":
@@ -223,6 +223,11 @@ class Bench:
         """The cases that are not delicate."""
         return [i for i, case in enumerate(self.cases) if not case.delicate]
 
+    @property
+    def plain(self) -> list[Case]:
+        """The cases that are not delicate themselves."""
+        return [self.cases[i] for i in self.counted]
+
     @cached_property
     def sizes(self) -> list[dict[str, int]]:
         """The sizes of the axes of the answer in each case."""
@@ -232,7 +237,7 @@ class Bench:
     def space(self) -> Space:
         """The hypotheses, in the cases that are not delicate."""
         assert self.check.space is not None
-        return quietly(self.check.space, [self.cases[i] for i in self.counted], self.facts)
+        return quietly(self.check.space, self.plain, self.facts)
 
     def answer(self, implementation: Implementation, i: int) -> Tensor | Exception:
         """What an implementation in the canonical signature answers in a case."""
@@ -277,6 +282,7 @@ class _Search:
     #: The answers by the names of the forms, for whoever searches again.
     asked: dict[tuple[int, str], Asked] = field(default_factory=dict)
     named: bool = False
+    waited: bool = False
     reports: list[tuple[Form, Report]] = field(default_factory=list)
     misfits: dict[str, str] = field(default_factory=dict)
 
@@ -367,11 +373,31 @@ def _searched(
     layouts: Sequence[str] = (),
     before: Mapping[tuple[int, str], Asked] = MappingProxyType({}),
 ) -> _Search:
-    """The forms in their order, until one is right: others only where a choice is left."""
+    """The forms in their order, until one is right: others only where a choice is left.
+
+    A row that is wrong waits, at first, for the whole batch: where that has a known mistake, it does not matter.
+    """
+    first = _in_order(check, function, binding, only, layouts, before, rows_wait=True)
+    if not first.waited or (first.named and not first.reports[-1][1].ok):
+        return first
+    return _in_order(check, function, binding, only, layouts, first.asked, rows_wait=False)
+
+
+def _in_order(
+    check: Check,
+    function: Callable[..., Any],
+    binding: Binding,
+    only: str | None,
+    layouts: Sequence[str],
+    before: Mapping[tuple[int, str], Asked],
+    *,
+    rows_wait: bool,
+) -> _Search:
     search = _Search({**before})
     readings = check.readings(binding.roles)
     choices = [(n, reading, text) for n, reading in enumerate(readings) for text in reading.layouts or check.layouts]
-    for n, reading, text in choices:
+    in_turn = len(choices)
+    for k, (n, reading, text) in enumerate(choices):
         if layouts and text not in layouts:
             continue
         layout = Layout(text, check.canonical.axes)
@@ -387,6 +413,10 @@ def _searched(
             )
             if refused or (only is not None and only not in form.name):
                 continue
+            if rows_wait and layout.lacks_batch and k < in_turn and asked.is_hopeless():
+                search.waited = True
+                choices.append((n, reading, text))
+                break
             if search.named and asked.is_hopeless():
                 search.reports.append((form, Report(check.name, ok=False)))
                 continue

@@ -1,7 +1,6 @@
 """What checks of losses share: the arguments that they give, the factors of a loss, and mistakes that are factors."""
 
 import inspect
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, wraps
 from typing import Any, NamedTuple, TypeVar
@@ -221,42 +220,7 @@ def axis_of(names: Iterable[str], field: str, specs: Iterable[Spec], remarks: Ma
     return Axis(tuple(names), wrong, remarks)
 
 
-# --- bounds that were never stated ---
-
-
 def slopes_in(trial: Trial, inputs: Mapping[str, Any]) -> Tensor:
     """The slopes of a function, in the form of a trial, for other inputs."""
     check, form = trial.bench.check, trial.form
     return check.parts(form.call, form.layout, Inputs(inputs, form.derived), check.sizes(inputs))[""]
-
-
-def cuts(slope: Callable[[float, float], float], largest: float = 50.0) -> dict[float, float]:
-    """Beyond which ratio the gradient is cut, above for A = 1 and below for A = -1, as far as it is at all.
-
-    Args:
-        slope: the slope at a ratio, for A = 1 or -1.
-        largest: the largest ratio that is tried.
-    """
-    found = {}
-    for a in (1.0, -1.0):
-        inside, outside = 0.0, math.log(largest) * a
-        if abs(slope(math.exp(outside), a)) > 1e-9 or abs(slope(1.0, a)) < 1e-9:
-            continue
-        for _ in range(30):
-            middle = (inside + outside) / 2
-            if abs(slope(math.exp(middle), a)) > 1e-9:
-                inside = middle
-            else:
-                outside = middle
-        found[a] = math.exp(inside)
-    return found
-
-
-def caps(slope: Callable[[float, float], float], largest: float = 50.0) -> dict[float, float]:
-    """The bounds of a detached weight: what the slope is at very large and very small ratios, for A = 1."""
-    first = abs(slope(1.0, 1.0))
-    if first < 1e-9:
-        return {}
-    high, higher = (abs(slope(ratio, 1.0)) / first for ratio in (largest, 2 * largest))
-    low = abs(slope(1 / largest, 1.0)) / first
-    return {1.0: high, -1.0: low} if high > 1 and math.isclose(high, higher, rel_tol=1e-6) else {}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pgtheory.checking.calling import Arg, Binding, Call, Inputs, Misfit, bind, in_one_line
 from pgtheory.checking.enumeration import HORIZON, N_ACTIONS, SIZES, Enumeration, enumeration
+from pgtheory.checking.slopes import loss_in
 from pgtheory.checking.verdicts import quietly
 
 _F64 = torch.float64
@@ -142,7 +143,7 @@ class LossForm:
         """The layout, and the types that are not the usual ones."""
         return ", ".join(part for part in (self.layout.name, self.variant.name if self.variant else "") if part)
 
-    @property
+    @cached_property
     def roles(self) -> frozenset[str]:
         """What the loss is given."""
         return self.binding.roles
@@ -157,7 +158,7 @@ class LossForm:
         """Whether it computes returns itself."""
         return "rewards" in self.roles
 
-    @property
+    @cached_property
     def of_logits(self) -> bool:
         """Whether the policy is given for all actions."""
         return bool(self.roles & {"actions", "logits", "dist"})
@@ -272,12 +273,9 @@ class LossForm:
 
     def _scalar(self, returned: Any, episodes: int) -> Tensor | None:
         """The loss in what the function returned: one number, or a sum over the steps and a mean over episodes."""
-        output = _main_part(returned)
-        if output is None:
+        if returned is None:
             return None
-        if isinstance(output, list) and output and all(isinstance(x, Tensor) for x in output):
-            output = torch.cat([x.reshape(-1) for x in output])
-        loss = _numbers(output)
+        loss = _numbers(loss_in(returned))
         if loss.numel() == 1:
             return loss.reshape(())
         self.notes.add(
@@ -295,17 +293,6 @@ def _numbers(output: Any) -> Tensor:
     if not numbers.is_floating_point() or numbers.numel() == 0:
         raise Misfit(f"it returned {numbers.dtype} of shape {list(numbers.shape)}, not a loss")
     return numbers
-
-
-def _main_part(output: Any) -> Any:
-    """The loss itself, where it comes with other things."""
-    if isinstance(output, Mapping) or hasattr(output, "keys"):
-        names = ("loss", "policy_loss", "pg_loss", "actor_loss", "loss_policy", "loss_actor", "total_loss")
-        found = [output[name] for name in names if name in set(output.keys())]
-        if not found:
-            raise Misfit(f"it returned a mapping without any of the keys {', '.join(names)}")
-        return found[0]
-    return _main_part(output[0]) if isinstance(output, tuple) and output else output
 
 
 def _plainly(value: Any, container: str, *, rows: bool) -> Any:

@@ -1,7 +1,6 @@
 """The slopes of people's losses: by autograd where there is a graph, by central differences where there is none."""
 
 import itertools
-import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +9,15 @@ import torch
 from torch import Tensor
 
 from pgtheory.checking.calling import Call, Inputs, Layout, Misfit, refuse_half_precision
+from pgtheory.checking.verdicts import quietly
 
 if TYPE_CHECKING:
     from pgtheory.checking.judge import Observe
 
-_LOSS_KEYS = ("loss", "policy_loss", "pg_loss", "actor_loss", "loss_objective")
+_LOSS_KEYS = (
+    *("loss", "policy_loss", "pg_loss", "actor_loss", "loss_objective"),
+    *("loss_policy", "loss_actor", "total_loss"),
+)
 _NO_GRADIENT = "it returns a number without a gradient: its slopes are central differences of its value"
 _OWN_BACKWARD = "it calls backward itself"
 PER_TOKEN = "it returns one value for each token or response: they were averaged as in the reference"
@@ -36,7 +39,7 @@ def slopes(call: Callable[[Tensor], Any], log_probs: Tensor, reduce: Reduce, not
     """
     leaf = log_probs.clone().requires_grad_()
     with torch.enable_grad():
-        output = loss_in(_quietly(call, leaf.clone()))  # a copy, so that the loss may change it in place
+        output = loss_in(quietly(call, leaf.clone()))  # a copy, so that the loss may change it in place
         if leaf.grad is not None:
             notes.add(_OWN_BACKWARD)
             return leaf.grad.double()
@@ -51,23 +54,17 @@ def slopes(call: Callable[[Tensor], Any], log_probs: Tensor, reduce: Reduce, not
 
 
 def _differences(call: Callable[[Tensor], Any], log_probs: Tensor, reduce: Reduce, notes: set[str]) -> Tensor:
-    step = 1e-2 if _is_single(loss_in(_quietly(call, log_probs.clone()))) else 1e-4
+    step = 1e-2 if _is_single(loss_in(quietly(call, log_probs.clone()))) else 1e-4
     found = torch.zeros_like(log_probs)
     for place in itertools.product(*map(range, log_probs.shape)):
         values = []
         for side in (step, -step):
             moved = log_probs.clone()
             moved[place] += side
-            output = loss_in(_quietly(call, moved))
+            output = loss_in(quietly(call, moved))
             values.append(float(_as_number(_number_tensor(output), reduce, notes)))
         found[place] = (values[0] - values[1]) / (2 * step)
     return found
-
-
-def _quietly(call: Callable[[Tensor], Any], argument: Tensor) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return call(argument)
 
 
 def _is_single(output: Any) -> bool:
@@ -85,17 +82,17 @@ def _number_tensor(output: Any) -> Tensor:
 
 def loss_in(output: Any) -> Any:
     """The loss in an output: the first of a tuple, the entry `loss` of a dictionary, the attribute `loss`."""
-    if isinstance(output, Mapping):
+    if isinstance(output, Mapping) or hasattr(output, "keys"):
         for key in _LOSS_KEYS:
-            if key in output:
+            if key in set(output.keys()):
                 return loss_in(output[key])
-        raise Misfit(f"it returned a dictionary without any of the keys {', '.join(_LOSS_KEYS)}")
+        raise Misfit(f"it returned a mapping without any of the keys {', '.join(_LOSS_KEYS)}")
     if isinstance(output, tuple) and output:
         return loss_in(output[0])
-    if isinstance(output, list) and output and isinstance(output[0], Tensor):
-        return torch.stack(output)
+    if isinstance(output, list) and output and all(isinstance(x, Tensor) for x in output):
+        return torch.cat([x.reshape(-1) for x in output])
     if output is None or isinstance(output, str | bytes | bool):
-        raise Misfit(f"it returned {output!r}, not a loss")
+        raise Misfit(f"it returned {output if output is None else type(output).__name__}, not a loss")
     loss = getattr(output, "loss", None)
     return output if isinstance(output, Tensor) or not isinstance(loss, Tensor) else loss
 

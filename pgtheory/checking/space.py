@@ -12,8 +12,8 @@ from torch import Tensor
 # Right losses differ by an ε in a denominator and by rounding in single precision; no two hypotheses are this close.
 TOLERANCE = 1e-3
 _F64 = torch.float64
-#: More than any number of hypotheses that is compared at once.
-_CHUNK = 20_000
+#: How many numbers are compared at once: as many as a cache holds.
+_AT_ONCE = 32_000
 
 
 class Axis(NamedTuple):
@@ -106,8 +106,7 @@ class Space:
                 continue
             order = [*range(seen, n), *range(seen)] if self.last_first and n == every else [*range(n)]
             wide, seen = self._widened(index, axes, right), n
-            chunks = [self._surviving(part, answer, order) for part in torch.split(wide, _CHUNK)]
-            index, scale = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+            index, scale = self._surviving(wide, answer, order)
             if not len(index):
                 return []
         found = [self._explanation(row, c) for row, c in zip(index.tolist(), scale.tolist(), strict=True)]
@@ -183,12 +182,19 @@ class Space:
             answer = answer_in(i)
             if isinstance(answer, Exception):
                 return index[:0], scale[:0]
-            parts = self.cases[i].parts(index)
-            if bool(scale.isnan().any()):
-                scale = torch.where(scale.isnan(), self._fitted(parts, answer.flatten(), scale), scale)
-            keep = _agree(_total(parts, scale), answer.flatten())
-            index, scale = index[keep], scale[keep]
+            size = max(1, _AT_ONCE // max(1, self.n_parts * answer.numel()))
+            pairs = zip(torch.split(index, size), torch.split(scale, size), strict=True)
+            kept = [self._agreeing(self.cases[i], answer.flatten(), *pair) for pair in pairs]
+            index, scale = (torch.cat(parts) for parts in zip(*kept, strict=True))
         return index, scale
+
+    def _agreeing(self, case: Slopes, answer: Tensor, index: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """The hypotheses that agree in one case, and their scales."""
+        parts = case.parts(index)
+        if bool(scale.isnan().any()):
+            scale = torch.where(scale.isnan(), self._fitted(parts, answer, scale), scale)
+        keep = _agree(_total(parts, scale), answer)
+        return index[keep], scale[keep]
 
     def _fitted(self, parts: Tensor, answer: Tensor, known: Tensor) -> Tensor:
         """The scales `[H, P]` of each hypothesis that fit a case best; NaN where the case does not tell."""

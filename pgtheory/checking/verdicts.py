@@ -76,6 +76,11 @@ class Trial(NamedTuple):
         answer = self.answers[i]
         return answer if isinstance(answer, Exception) else answer[self.part]
 
+    @property
+    def counted(self) -> list[Tensor | Exception]:
+        """The answers in the cases that are not delicate."""
+        return [self.got(i) for i in self.bench.counted]
+
 
 def tried(asked: Asked) -> Trial | Exception:
     """The trial of a form, or why the function does not fit it.
@@ -166,8 +171,7 @@ def verdict(check: "Check", trial: Trial) -> Report:
 
 def _located(check: "Check", trial: Trial) -> Report | None:
     """The report of a function that is one of a space of hypotheses."""
-    space, counted = trial.bench.space, trial.bench.counted
-    found = space.explained([trial.got(i) for i in counted])
+    found = trial.bench.space.explained(trial.counted)
     if found is None:
         return None
     named = tuple(m for tail in found.mistakes for m in check.mistakes if m.key == f"{check.name}.{tail}")
@@ -180,7 +184,7 @@ def _located(check: "Check", trial: Trial) -> Report | None:
 def _against_the_nearest(check: "Check", trial: Trial, report: Report) -> Report:
     """The report with the first case that differs from the nearest right loss."""
     counted = trial.bench.counted
-    right = trial.bench.space.nearest_right([trial.got(i) for i in counted])
+    right = trial.bench.space.nearest_right(trial.counted)
     place, expected = right or (
         0,
         torch.full([math.prod(check.sizes(trial.bench.cases[counted[0]].inputs).values())], torch.nan),
@@ -335,6 +339,17 @@ def quietly(call: Callable[..., _T], *arguments: Any) -> _T:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return call(*arguments)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute in one thread: what a check computes is small, and threads that wait for each other cost more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

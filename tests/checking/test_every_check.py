@@ -16,7 +16,7 @@ from pgtheory.checking.calling import Inputs, roles_of
 from pgtheory.checking.catalogue import CHECKS, DECLARED
 from pgtheory.checking.judge import Case, Check
 from pgtheory.checking.space import Space
-from pgtheory.checking.verdicts import quietly, same
+from pgtheory.checking.verdicts import ATOL, RTOL, quietly, same
 
 VARIANTS = [
     pytest.param(check, mistake, i, id=f"{mistake.key}-{i}")
@@ -155,13 +155,25 @@ def answer_of(check: Check, right: Callable[..., Tensor], x: dict[str, Any]) -> 
         return error
 
 
-def differs(check: Check, mutant: Change, arguments: list[str]) -> bool:
-    """Whether a mutant of the first right form differs from every right form, on random inputs or on its own."""
-    right = [of_its_own(f) for f in check.right.values()]
-    own = check.bench(frozenset(arguments)).cases
+@functools.cache
+def right_answers(name: str) -> list[tuple[dict[str, Any], list[Tensor | Exception]]]:
+    """What each right form answers on random inputs, and on those of the cases."""
+    check = DECLARED[name]
+    own = check.bench(frozenset(canonical(check))).cases
     cases = [on_random_numbers(check, c) for c in own] + [dict(c.inputs) for c in own if not c.delicate]
-    answers = [(check.seen(x, mutant(x, right[0])), [answer_of(check, f, x) for f in right]) for x in cases]
-    return all(any(not same(got, expected[k]) for got, expected in answers) for k in range(len(right)))
+    return [(x, [answer_of(check, of_its_own(f), x) for f in check.right.values()]) for x in cases]
+
+
+def differs(check: Check, mutant: Change) -> bool:
+    """Whether a mutant of the first right form differs from every right form, on random inputs or on its own."""
+    first = of_its_own(next(iter(check.right.values())))
+    right: set[int] = {*range(len(check.right))}
+    for x, expected in right_answers(check.name):
+        got = check.seen(x, mutant(x, first))
+        right -= {k for k in right if not same(got, expected[k])}
+        if not right:
+            return True
+    return False
 
 
 @pytest.mark.parametrize(("check", "name", "mutant"), MUTANTS)
@@ -172,7 +184,7 @@ def test_what_differs_from_every_right_form_is_called_wrong(check: Check, name: 
         return mutant({name: getattr(x, name) for name in arguments}, of_its_own(next(iter(check.right.values()))))
 
     report = CHECKS[check.name](call=implementation)
-    assert report.verdict == ("wrong" if differs(check, mutant, arguments) else "right"), report
+    assert report.verdict == ("wrong" if differs(check, mutant) else "right"), report
 
 
 LOSSES = [check for check in DECLARED.values() if check.space]
@@ -227,17 +239,59 @@ def test_any_two_mistakes_differ_in_some_case(check: Check) -> None:
     facts = frozenset(canonical(check))
     bench = check.bench(facts | check.readings(facts)[0].facts)
     pairs = [(m.key, f) for m in check.mistakes for f in m.implementations]
-    table = {(key, f): [bench.answer(f, i) for i in range(len(bench.cases))] for key, f in pairs}
-    for n, one in enumerate(pairs):
-        for other in pairs[n + 1 :]:
-            if one[0] != other[0]:
-                assert not all(map(same, table[one], table[other])), (one[0], other[0])
+    every = [[bench.answer(f, i) for _, f in pairs] for i in range(len(bench.cases))]
+    table = torch.cat([in_rows(answers) for answers in every], -1)
+    for n, (key, _) in enumerate(pairs):
+        alike = torch.isclose(table[n + 1 :], table[n], RTOL, ATOL, equal_nan=True).all(-1)
+        assert {pairs[n + 1 + int(i)][0] for i in alike.nonzero()} <= {key}
+
+
+def in_rows(answers: list[Tensor | Exception]) -> Tensor:
+    """The answers of many functions in one case, a row each, with the shape before and zeros behind; to raise is -1."""
+    parts = [
+        (torch.tensor([]), -1) if isinstance(x, Exception) else (x.flatten(), hash(x.shape) % 9973) for x in answers
+    ]
+    width = max(len(numbers) for numbers, _ in parts)
+    rows = [[code, *numbers.tolist(), *[0.0] * (width - len(numbers))] for numbers, code in parts]
+    return torch.tensor(rows, dtype=torch.float64)
 
 
 @EACH
 def test_the_verdict_is_the_same_every_time(check: Check) -> None:
     implementation = check.mistakes[0].implementations[0]
     assert str(CHECKS[check.name](implementation)) == str(CHECKS[check.name](implementation))
+
+
+@pytest.mark.parametrize("key", ["advantages.done_of_next_step", "v_trace.ratio_inverted", "ppo.maximum"])
+def test_a_form_that_cannot_be_right_is_soon_left(key: str) -> None:
+    check = DECLARED[key.partition(".")[0]]
+    implementation = next(m for m in check.mistakes if m.key == key).implementations[0]
+    calls = []
+
+    @functools.wraps(implementation)
+    def counted(*arguments: Any, **named: Any) -> Any:
+        calls.append(None)
+        return implementation(*arguments, **named)
+
+    report = CHECKS[check.name](counted)
+    assert report.mistakes[0].key == key
+    assert report.n_cases <= len(calls) <= report.n_cases + 20
+
+
+def test_a_check_computes_in_one_thread_and_puts_the_number_back() -> None:
+    before, seen = torch.get_num_threads(), set()
+
+    def function(rewards: Tensor, gamma: float) -> Tensor:
+        seen.add(torch.get_num_threads())
+        return rewards
+
+    torch.set_num_threads(3)
+    try:
+        CHECKS["returns"](function)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {1}
 
 
 def test_kinds_import_nothing_private_from_each_other() -> None:

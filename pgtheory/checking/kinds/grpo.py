@@ -18,8 +18,8 @@ from pgtheory.checking.clipped import (
     Samples,
     Surrogate,
     batch_advantages,
-    bounded,
     drives,
+    fitting_bounds,
     ratios_around,
 )
 from pgtheory.checking.group_losses import (
@@ -48,8 +48,6 @@ from pgtheory.checking.loss import (
     Grid,
     as_mistakes,
     axis_of,
-    caps,
-    cuts,
     implied,
     level_ratios,
     loss_args,
@@ -58,7 +56,7 @@ from pgtheory.checking.loss import (
 )
 from pgtheory.checking.report import Report
 from pgtheory.checking.space import Axis, Explanation, Space
-from pgtheory.checking.verdicts import Trial, quietly
+from pgtheory.checking.verdicts import Trial
 
 
 def check_grpo(
@@ -347,17 +345,7 @@ def _unstated(trial: Trial, clip: tuple[float, float]) -> str:
     def slope(ratio: float, a: float) -> float:
         return float(slopes_in(trial, pair(ratio, clip).inputs).flatten()[0 if a > 0 else 1])
 
-    for bounds in (cuts(slope), caps(slope)):
-        high, low = bounds.get(1.0, 1 + clip[1]) - 1, 1 - bounds.get(-1.0, 1 - clip[0])
-        if not bounds or (abs(high - clip[1]) < 1e-6 and abs(low - clip[0]) < 1e-6):
-            continue
-        bench = trial.bench
-        hypotheses = quietly(space, [bench.cases[i] for i in bench.counted], trial.form.facts, bounded(low, high))
-        known = hypotheses.explained([trial.got(i) for i in bench.counted])
-        if known and not known.mistakes:
-            what = "the ratio" if known.names[0] == "clipped" else "detached weights (CISPO)"
-            return f"it clips {what} at {1 - low:.4g} and {1 + high:.4g}: give clip=({low:.4g}, {high:.4g})"
-    return ""
+    return fitting_bounds(trial, clip, slope, space)
 
 
 # --- what is said of a loss ---

@@ -27,8 +27,8 @@ from pgtheory.checking.clipped import (
     Samples,
     Surrogate,
     batch_advantages,
-    bounded,
     drives,
+    fitting_bounds,
     met,
     ratios_around,
 )
@@ -45,8 +45,6 @@ from pgtheory.checking.loss import (
     Spec,
     as_mistakes,
     axis_of,
-    caps,
-    cuts,
     entropy_of,
     implied,
     level_ratios,
@@ -58,7 +56,7 @@ from pgtheory.checking.loss import (
 )
 from pgtheory.checking.report import Report, pull
 from pgtheory.checking.space import Axis, Explanation, Space
-from pgtheory.checking.verdicts import Trial, quietly
+from pgtheory.checking.verdicts import Trial
 
 
 def check_ppo(
@@ -312,17 +310,7 @@ def _unstated(trial: Trial, clip: tuple[float, float]) -> str:
     def slope(ratio: float, a: float) -> float:
         return float(slopes_in(trial, single(ratio, a, clip).inputs).sum())
 
-    for bounds in (cuts(slope), caps(slope)):
-        high, low = bounds.get(1.0, 1 + clip[1]) - 1, 1 - bounds.get(-1.0, 1 - clip[0])
-        if not bounds or (abs(high - clip[1]) < 1e-6 and abs(low - clip[0]) < 1e-6):
-            continue
-        bench = trial.bench
-        hypotheses = quietly(space, [bench.cases[i] for i in bench.counted], trial.form.facts, bounded(low, high))
-        known = hypotheses.explained([trial.got(i) for i in bench.counted])
-        if known and not known.mistakes:
-            what = "the ratio" if known.names[0] == "clipped" else "detached weights (CISPO)"
-            return f"it clips {what} at {1 - low:.4g} and {1 + high:.4g}: give clip=({low:.4g}, {high:.4g})"
-    return ""
+    return fitting_bounds(trial, clip, slope, space)
 
 
 def _reduced(output: Tensor, x: Mapping[str, Any]) -> Tensor | None:

@@ -443,10 +443,8 @@ def _unstated(trial: Trial, clip: float) -> str:
         low, high = (middle, high) if abs(slope(middle)) > 1e-9 else (low, middle)
     if abs(low - clip) < 1e-6:
         return ""
-    bench = trial.bench
-    counted = [bench.cases[i] for i in bench.counted]
-    moved = [case._replace(inputs={**case.inputs, "clip": low}) for case in counted]
-    known = quietly(space, moved, trial.form.facts).explained([trial.got(i) for i in bench.counted])
+    moved = [case._replace(inputs={**case.inputs, "clip": low}) for case in trial.bench.plain]
+    known = quietly(space, moved, trial.form.facts).explained(trial.counted)
     return f"it clips at {low:.4g}: give clip={low:.4g}" if known and not known.mistakes else ""
 
 
