@@ -450,7 +450,7 @@ class _CompiledWalk(_Walk):
 
     def follow(self, table: Float[Tensor, "S A"]) -> None:
         weight = table.double()
-        self.policy = _compiled.as_array(weight), _compiled.as_array(_mass_before(weight))
+        self.policy = [_compiled.as_array(x).reshape(x.shape) for x in (weight, _mass_before(weight))]
 
     def step(self, t: int, u: Float[Tensor, "n"]) -> None:
         if t == self.room:
