@@ -452,7 +452,7 @@ class _CompiledWalk(_Walk):
 
     def follow(self, table: Float[Tensor, "S A"]) -> None:
         weight = table.double()
-        self.policy = weight.contiguous().numpy(), _mass_before(weight).numpy()
+        self.policy = [_compiled.as_array(x).reshape(x.shape) for x in (weight, _mass_before(weight))]
 
     def step(self, t: int, u: Float[Tensor, "n"]) -> None:
         if t == self.room:

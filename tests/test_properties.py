@@ -123,6 +123,12 @@ MASKED = [
     *map(_levels, ("step", "prefix", "trajectory", "geometric_mean")),
     Kernel("off_policy_loss", lambda x, y, r, m: off_policy_loss(x, y, r, 0.9, mask=m), n=3, batched=False),
     Kernel("ppo_clip_loss", lambda x, y, a, m: ppo_clip_loss(x, y, a, mask=m), n=3, batched=False),
+    Kernel(
+        "ppo_clip_loss, by episodes",
+        lambda x, y, a, m: ppo_clip_loss(x, y, a, mask=m, average="episodes"),
+        n=3,
+        batched=False,
+    ),
     *(
         Kernel(f"kl_estimate, {k}", lambda x, y, m, k=k: kl_estimate(x, y, kind=k, mask=m), n=2)
         for k in ("k1", "k2", "k3")

@@ -3,6 +3,8 @@
 import ast
 import importlib
 import inspect
+import json
+import os
 import re
 import shutil
 import statistics
@@ -56,33 +58,57 @@ def test_the_names_that_a_module_and_a_function_share_are_known() -> None:
     assert [m.__name__.rpartition(".")[2] for m in MODULES if label(m) in pgtheory.__all__] == SHARED_NAMES
 
 
-@pytest.mark.parametrize(
-    "imports",
-    [
+# Each code in a child of an interpreter that has imported what takes long, and nothing of the package.
+FORKS = """
+import json, os, sys, traceback
+import jaxtyping, numpy, torch
+assert not {name for name in sys.modules if name.startswith(("pgtheory", "matplotlib"))}
+for code in json.loads(sys.argv[1]):
+    if not (child := os.fork()):
+        try:
+            exec(code, {"__name__": "__main__"})
+            end = 0
+        except BaseException:
+            traceback.print_exc()
+            end = 1
+        sys.stdout.flush()
+        os._exit(end)
+    if os.waitpid(child, 0)[1]:
+        raise SystemExit(code)
+"""
+
+
+def run(*codes: str) -> list[str]:
+    """The line that each code prints in an interpreter without the package."""
+    commands = [[FORKS, json.dumps(codes)]] if hasattr(os, "fork") else [[code] for code in codes]
+    done = [
+        subprocess.run([sys.executable, "-c", *command], stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+        for command in commands
+    ]
+    lines = [line for one in done for line in one.stdout.splitlines()]
+    assert len(lines) == len(codes)
+    return lines
+
+
+def test_a_name_that_a_module_and_a_function_share_is_the_function_in_every_order_of_imports() -> None:
+    orders = [
         "import pgtheory",
         *(f"import pgtheory.{name}" for name in SHARED_NAMES),
         *(f"from pgtheory.{name} import *" for name in SHARED_NAMES),
         "import pgtheory.checking; from pgtheory.checking import *",
         "import pgtheory.training; from pgtheory.groups import *",
-    ],
-)
-def test_a_name_that_a_module_and_a_function_share_is_the_function_in_every_order_of_imports(imports: str) -> None:
+    ]
     code = f"""
 import importlib, inspect, sys
-{imports}
 import pgtheory
 for name in {SHARED_NAMES}:
     module = importlib.import_module("pgtheory." + name)
     exec(f"import pgtheory.{{name}}; from pgtheory.{{name}} import *; from pgtheory import {{name}} as found")
     assert inspect.ismodule(module) and module is sys.modules["pgtheory." + name]
     assert inspect.isfunction(found) and found is getattr(pgtheory, name)
+print("right")
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-
-
-def run(code: str) -> str:
-    """What a fresh interpreter prints."""
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert run(*(imports + code for imports in orders)) == ["right"] * len(orders)
 
 
 def test_a_name_that_a_module_and_a_function_share_is_the_function_whatever_is_imported_first() -> None:
@@ -91,21 +117,22 @@ def test_a_name_that_a_module_and_a_function_share_is_the_function_whatever_is_i
     modules = [module.__name__ for module in MODULES]
     code = "import importlib, inspect, sys; [importlib.import_module(m) for m in {order}]; import pgtheory; "
     code += f"print([n for n in {shared} if not inspect.isfunction(getattr(pgtheory, n))])"
-    for order in (modules, modules[::-1], ["pgtheory"], [f"pgtheory.{name}" for name in shared]):
-        assert run(code.format(order=order)) == "[]"
+    orders = modules, modules[::-1], ["pgtheory"], [f"pgtheory.{name}" for name in shared]
+    assert run(*(code.format(order=order) for order in orders)) == ["[]"] * 4
 
 
 def test_importing_the_package_imports_neither_the_checks_nor_matplotlib_before_they_are_used() -> None:
     lazy = "print([m for m in ('pgtheory.checking', 'pgtheory.plotting', 'matplotlib') if m in sys.modules])"
-    assert run(f"import sys, pgtheory; pgtheory.softmax_policy; {lazy}") == "[]"
-    for use in (
+    uses = (
         "from pgtheory import check_returns",
         "import pgtheory; pgtheory.check_returns",
         "import pgtheory; pgtheory.checking",
         "from pgtheory import *; check_returns",
         "import pgtheory; assert 'check_returns' in dir(pgtheory)",
-    ):
-        assert run(f"import sys; {use}; {lazy}") == "['pgtheory.checking']"
+    )
+    none, *checks = run(*(f"import sys; {use}; {lazy}" for use in ("import pgtheory; pgtheory.softmax_policy", *uses)))
+    assert none == "[]"
+    assert checks == ["['pgtheory.checking']"] * len(uses)
 
 
 def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
@@ -124,7 +151,7 @@ def test_a_public_function_added_to_a_module_is_a_name_of_the_package(tmp_path: 
             file.write(f"\ndef {name}() -> int:\n    return 1\n\n__all__ += ['{name}']\n")
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import pgtheory; from pgtheory import *; "
     code += "print(pgtheory.__file__, added_to_returns() + pgtheory.added_to_checking())"
-    assert run(code) == f"{copy / '__init__.py'} 2"
+    assert run(code) == [f"{copy / '__init__.py'} 2"]
 
 
 @pytest.mark.timeout(900)

@@ -409,7 +409,7 @@ for build in (here.on_mdp, here.by_ppo):
     begun = time.perf_counter()
     whole.run(2)
     late = 2 * (time.perf_counter() - begun)  # about four updates
-    while stops < 40:
+    while stops < 15:
         timer = threading.Timer(random.uniform(0.0, late), signal.pthread_kill, (main, signal.SIGINT))
         try:
             timer.start()

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -487,6 +488,25 @@ def test_a_product_is_finite_although_the_ratio_is_not() -> None:
     log_probs[0, 0], rewards[0, 60] = 100.0, 1.0
     loss = off_policy_loss(log_probs, torch.zeros(1, 61), rewards.clone(), 0.5)
     assert abs(float(loss) / -(math.exp(100.0) * 0.5**60) - 1) < 1e-4
+
+
+def test_a_product_is_finite_where_the_ratio_just_overflows() -> None:
+    log_ratio = torch.tensor([[math.log(torch.finfo(torch.float32).max)]])  # rounded up
+    assert log_ratio.exp().isinf()
+    loss = ppo_clip_loss(log_ratio, torch.zeros(1, 1), torch.tensor([[-0.5]]))
+    assert float(loss) == pytest.approx(torch.finfo(torch.float32).max / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("level", ["", "a", "h", "q", "t", "token", "z"])
+def test_a_level_that_is_none_is_refused_wherever_it_stands_in_the_alphabet(level: Any) -> None:
+    with pytest.raises(ValueError, match=f"level is {level!r}"):
+        importance_ratios(X, X, level=level)
+
+
+def test_the_first_axis_that_does_not_exist_is_refused() -> None:
+    for dim in (2, -3):
+        with pytest.raises(ValueError, match="dim"):
+            masked_mean(torch.zeros(2, 3), dim=dim)
 
 
 @pytest.mark.parametrize("average", ["steps", "episodes"])
