@@ -371,7 +371,7 @@ def _discount(rewards: Tensor, gamma: float, stride: int = 1) -> Tensor:
         returns[..., :-1, :] += starts[..., 1:, None] * to_next_block
     else:
         returns[..., :-1, :].addcmul_(starts[..., 1:, None], to_next_block)
-    return returns.reshape(*rewards.shape[:-1], -1)[..., :horizon].contiguous()
+    return returns.reshape(whole.shape)[..., :horizon].contiguous()
 
 
 def _check_returns(returns: Tensor, rewards: Tensor, mask: Tensor | None) -> None:
