@@ -281,10 +281,12 @@ def test_any_two_mistakes_differ_in_some_case(check: Check) -> None:
     bench = check.bench(facts | check.readings(facts)[0].facts)
     pairs = [(m.key, f) for m in check.mistakes for f in m.implementations]
     every = [[bench.answer(f, i) for _, f in pairs] for i in range(len(bench.cases))]
+    answered = [any(isinstance(row[n], Tensor) for row in every) for n in range(len(pairs))]
     table = torch.cat([in_rows(answers) for answers in every], -1)
     for n, (key, _) in enumerate(pairs):
         alike = torch.isclose(table[n + 1 :], table[n], RTOL, ATOL, equal_nan=True).all(-1)
-        assert {pairs[n + 1 + int(i)][0] for i in alike.nonzero()} <= {key}
+        # What takes whole distributions alone has no answer to these facts: its name tells it apart, above.
+        assert not answered[n] or {pairs[n + 1 + int(i)][0] for i in alike.nonzero()} <= {key}
 
 
 def in_rows(answers: list[Tensor | Exception]) -> Tensor:
