@@ -310,7 +310,9 @@ def test_the_verdict_is_as_expected(judge, verdict, said):
 
 
 def test_bounds_of_gmpo_that_are_its_own_are_asked_for():
-    report = check_grpo(
-        lambda log_probs, old_log_probs, advantages, mask: gmpo(log_probs, old_log_probs, advantages, mask)
-    )
+    def fixed(log_probs, old_log_probs, advantages, mask):
+        return gmpo(log_probs, old_log_probs, advantages, mask, 0.4)
+
+    report = check_grpo(fixed)
     assert report.abstains == "it clips the log-ratio of each token (GMPO) at -0.4 and 0.4: give clip=(0.4, 0.4)"
+    assert check_grpo(fixed, clip=0.4).ok

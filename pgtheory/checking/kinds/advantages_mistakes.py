@@ -150,7 +150,7 @@ MISTAKES = (
         (issue("google-deepmind/mujoco_playground", 305), issue("sail-sg/envpool", 194)),
         (
             gae(with_next(unless(lambda s: s.truncated, MOVES[1]))),
-            gae(with_next(unless(lambda s: s.truncated & ~s.is_last, MOVES[1]))),
+            gae(with_next(unless(lambda s: s.truncated & ~s.terminated, MOVES[1]))),
         ),
     ),
     Mistake(
