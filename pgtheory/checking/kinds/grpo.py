@@ -54,6 +54,7 @@ from pgtheory.checking.loss import (
     level_ratios,
     loss_args,
     once,
+    other_bounds,
     slopes_in,
 )
 from pgtheory.checking.report import Report
@@ -174,7 +175,7 @@ def cases(facts: frozenset[str], clip: tuple[float, float] = (0.2, 0.2)) -> list
     off, given = bool(facts & OLD), "rewards" not in facts
     found = [pair(ratio, clip) for ratio in [1.0, *(ratios_around(*clip) if off else [])]]
     if facts & CLIPS:
-        found += [pair(ratio, (1.5 * clip[0], 1.5 * clip[1])) for ratio in ratios_around(*(1.5 * c for c in clip))]
+        found += [pair(ratio, other_bounds(clip, facts)) for ratio in ratios_around(*other_bounds(clip, facts))]
     found += [pair(math.exp(0.125), clip, old=-800.0)] if off and "logits" not in facts else []
     found += [pair(1.0, clip, rewards=(1.0, 1.0))] if not given else []
     shapes = [(shape, "") for shape in _FULL] + ([*_PADDED] if facts & MASKS else [])

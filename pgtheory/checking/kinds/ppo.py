@@ -50,6 +50,7 @@ from pgtheory.checking.loss import (
     level_ratios,
     loss_args,
     once,
+    other_bounds,
     slopes_in,
     values,
     weights_of,
@@ -207,7 +208,7 @@ MISTAKES = as_mistakes("ppo", _SPECS, _loss)
 
 def cases(facts: frozenset[str], clip: tuple[float, float] = (0.2, 0.2)) -> list[Case]:
     """Single transitions first, then batches, then what is hidden behind a mask, or in a hole of it."""
-    others = [tuple(1.5 * x for x in clip)] if facts & CLIPS else []
+    others = [other_bounds(clip, facts)] if facts & CLIPS else []
     found = [single(ratio, a, clip) for ratio, a in _transitions(*clip)]
     found += [single(r, a, (e[0], e[1])) for e in others for r, a in _transitions(e[0], e[1])[2:14]]
     if not facts & {"probs", "old_probs"}:
