@@ -1,6 +1,6 @@
 """What would be right if a flag were inverted, or the axes turned: every check says so of an unknown mistake."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from pgtheory.checking.calling import Form, Inputs
+from pgtheory.checking.calling import Call, Form, Inputs
 from pgtheory.checking.report import Mistake, Report, issue, pull
 from pgtheory.checking.verdicts import Asked, tried, verdict
 
@@ -39,6 +39,18 @@ def explained(check: "Check", form: Form, report: Report) -> Report:
     return replace(report, mistakes=(mistake,)) if mistake else report
 
 
+def explained_call(
+    check: str, flags: Sequence[str], call: Call, report: Report, judge: Callable[[Call], Report]
+) -> Report:
+    """The report of a `call=`, as `explained`, for a check that judges in a way of its own."""
+    if report.ok or report.mistakes or report.abstains:
+        return report
+    for flag in flags:
+        if judge(_given(call, partial(_not, flag))).ok:
+            return replace(report, mistakes=(_inverted(check, flag),))
+    return report
+
+
 def _misunderstandings(check: "Check", form: Form) -> Iterator[tuple[Mistake, Form]]:
     flags = [arg.name for arg in check.args if arg.flag and arg.name in form.roles]
     for flag in flags:
@@ -66,11 +78,15 @@ class _Given:
 
 
 def _changed(form: Form, change: Callable[[str, Any], Any], back: Callable[[Any], Any] = lambda output: output) -> Form:
-    def call(inputs: Inputs) -> Any:
-        given: Any = _Given(inputs, change)
-        return back(form.call(given))
+    return replace(form, call=_given(form.call, change, back), notes=set())
 
-    return replace(form, call=call, notes=set())
+
+def _given(call: Call, change: Callable[[str, Any], Any], back: Callable[[Any], Any] = lambda output: output) -> Call:
+    def changed(inputs: Inputs) -> Any:
+        given: Any = _Given(inputs, change)
+        return back(call(given))
+
+    return changed
 
 
 def _not(flag: str, name: str, x: Any) -> Any:
