@@ -652,6 +652,15 @@ def by_prompt(rewards, group_ids):
     return out
 
 
+@GROUPS.wrong("of_the_first", "PipelineRL #54: one rollout makes mean and deviation")
+def of_the_first(rewards, group_ids):
+    out = np.zeros(len(rewards))
+    for g in np.unique(group_ids):
+        rows = np.flatnonzero(group_ids == g)
+        out[rows] = (rewards[rows] - rewards[rows[:1]].mean()) / (rewards[rows[:1]].std() + 1e-4)
+    return out
+
+
 @GROUPS.wrong("of_the_batch", "REINFORCE++ for GRPO")
 def of_all(rewards, group_ids):
     return (rewards - rewards.mean()) / (rewards.std() + 1e-6)
