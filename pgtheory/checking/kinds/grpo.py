@@ -60,7 +60,7 @@ from pgtheory.checking.loss import (
 from pgtheory.checking.report import Report
 from pgtheory.checking.responses import GEOMETRIC, GEOMETRIC_REMARK, OBJECTIVES, drives_of_responses
 from pgtheory.checking.space import Axis, Explanation, Space
-from pgtheory.checking.verdicts import Trial
+from pgtheory.checking.verdicts import Trial, quietly
 
 
 def check_grpo(
