@@ -1,7 +1,9 @@
 """The conformance kit as a whole: the catalogue, the report, the forms, the comparison, the command line."""
 
+import inspect
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -31,6 +33,7 @@ from pgtheory.checking import (
 )
 from pgtheory.checking.__main__ import main
 from pgtheory.checking.calling import Arg, Layout, Misfit, as_tensor, bind, contained
+from pgtheory.checking.catalogue import DECLARED
 from pgtheory.checking.judge import Case, Check
 from pgtheory.checking.names import normalised
 from pgtheory.checking.report import CHECKS_VERSION, Source, numbers_of
@@ -189,6 +192,25 @@ def test_a_mistake_that_is_newer_than_the_pinned_set_is_a_remark() -> None:
 )
 def test_every_other_verdict_stays_as_it_is_where_the_set_is_pinned(report: Report) -> None:
     assert report.as_of("1.0") == report
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_every_check_takes_the_version_of_the_set_and_says_so(name: str) -> None:
+    assert inspect.signature(CHECKS[name]).parameters["checks"].kind is inspect.Parameter.KEYWORD_ONLY
+    assert name == "kl_loss" or "\n        checks: the version of the set" in (CHECKS[name].__doc__ or "")
+
+
+def test_a_check_that_is_pinned_makes_a_remark_of_a_newer_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = DECLARED["returns"]
+    monkeypatch.setitem(vars(check), "mistakes", tuple(replace(m, since="1.1") for m in check.mistakes))
+    assert check_returns(lambda rewards, gamma: rewards).verdict == "wrong"
+    report = check_returns(lambda rewards, gamma: rewards, checks="1.0")
+    assert report.ok
+    assert "WRONG by the checks of 1.1, newer than 1.0" in report.remarks[0]
+
+
+def test_a_check_is_a_function_that_can_be_pickled() -> None:
+    assert pickle.loads(pickle.dumps(check_returns)) is check_returns
 
 
 # --- the forms ---
@@ -379,6 +401,37 @@ REFUSED = [
 ]
 
 
+def strange(the_argument: Any) -> None:
+    """Its argument has no name that a check knows."""
+
+
+# What every check refuses, by the rows of `book/api/errors.md`; `check_mdp` takes no function, but an environment.
+OF_EVERY_CHECK: dict[str, tuple[Any, type[Exception], str]] = {
+    "every-check-no-function": (lambda check: check(7), TypeError, "takes a callable, or call="),
+    "every-check-names": (
+        lambda check: check(strange, names={"other": "mask"}),
+        ValueError,
+        "names has 'other', which the function does not take: it takes the_argument",
+    ),
+    "every-check-argument": (
+        lambda check: check(strange),
+        UnknownForm,
+        "argument 'the_argument' has none of the names",
+    ),
+    "every-check-call": (lambda check: check(call=lambda x: x.nothing), UnknownForm, "has no input 'nothing', only"),
+    "every-check-output": (lambda check: check(call=lambda x: None), UnknownForm, "returned (NoneType )?None"),
+    "every-check-version": (lambda check: check(strange, checks="9.9"), ValueError, "checks is '9.9', but the newest"),
+}
+
+
+@pytest.mark.parametrize("fault", OF_EVERY_CHECK)
+@pytest.mark.parametrize("name", [name for name in CHECKS if name != "mdp"])
+def test_every_check_refuses_what_it_cannot_judge(name: str, fault: str) -> None:
+    call, error, message = OF_EVERY_CHECK[fault]
+    with pytest.raises(error, match=message):
+        call(CHECKS[name])
+
+
 @pytest.mark.parametrize(("call", "error", "message"), REFUSED)
 def test_a_wrong_argument_is_refused(call: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
@@ -560,6 +613,40 @@ def test_a_table_of_functions(module: Path, capsys: Any) -> None:
     assert caught.value.code == 2
 
 
+def status_of_a_table(module: Path, target: str, expected: str, options: str = "") -> int:
+    module.with_name("checks.toml").write_text(
+        f'[[check]]\ntarget = "handed_in.py:{target}"\nkind = "returns"\nexpected_failures = {{{expected}}}\n{options}'
+    )
+    return main(["--config", "checks.toml"])
+
+
+@pytest.mark.parametrize(
+    ("target", "key", "said"),
+    [
+        ("wrong", "returns.reward_alone", "expected: returns.reward_alone, a bandit"),
+        ("other", "returns.unknown_mistake", "expected: returns.unknown_mistake, a bandit"),
+        ("odd", "returns.understood", "expected: returns.understood, a bandit"),
+    ],
+)
+def test_an_expected_failure_in_a_table_counts_as_right(
+    module: Path, target: str, key: str, said: str, capsys: Any
+) -> None:
+    with module.open("a") as file:
+        file.write("def other(rewards, gamma):\n    return [min(r, 2.5) for r in rewards]\n")
+    assert status_of_a_table(module, target, f'"{key}" = "a bandit"') == 0
+    assert said in capsys.readouterr().out
+
+
+def test_expected_failures_in_a_table_are_strict(module: Path, capsys: Any) -> None:
+    assert status_of_a_table(module, "Returns.right", '"returns.reward_alone" = "a bandit"') == 1
+    assert "expected to fail, and does not: returns.reward_alone, a bandit" in capsys.readouterr().out
+    assert status_of_a_table(module, "wrong", '"returns.standardised" = "not that one"') == 1
+    with pytest.raises(SystemExit) as caught:
+        status_of_a_table(module, "wrong", '"top_p.min_p" = "of another check"')
+    assert caught.value.code == 2
+    assert "has 'top_p.min_p', which is no key of the check returns" in capsys.readouterr().err
+
+
 def test_tables_in_pyproject_pin_the_set_and_name_adapters(module: Path, capsys: Any) -> None:
     module.with_name("adapters.py").write_text(
         "from handed_in import Returns\n"
@@ -572,7 +659,7 @@ def test_tables_in_pyproject_pin_the_set_and_name_adapters(module: Path, capsys:
     capsys.readouterr()
     table.write_text(lines + 'cal = "x"\n')
     for arguments, message in (
-        ([], r"\[\[tool.pgtheory.check\]\] has 'cal', expected target, kind, layout, names, call, checks"),
+        ([], r"\[\[tool.pgtheory.check\]\] has 'cal', expected target, kind, layout, names, call, checks, expec"),
         (["--checks", "0"], "has 'cal'"),
     ):
         with pytest.raises(SystemExit) as caught:

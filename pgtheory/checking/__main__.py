@@ -1,7 +1,8 @@
 """The checks on the command line: `python -m pgtheory.checking module:function --kind top_p`.
 
-With `--format json` the result of a function is an object with `target`, `kind`, `verdict` and `text`, and, unless the
-verdict is "failed", all that `Report.as_dict` documents; with `--config` it is a list of these. `--list` gives a list
+With `--format json` the result of a function is an object with `target`, `kind`, `verdict`, `text`, `expected` and
+`mended`, and, unless the verdict is "failed", all that `Report.as_dict` documents; with `--config` it is a list of
+these. `--list` gives a list
 of objects with `key`, `name`, `severity` and `since`. Keys may be added, and those that are here keep their meaning.
 """
 
@@ -17,13 +18,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pgtheory.checking._pytest import UNDERSTOOD, UNKNOWN
 from pgtheory.checking.catalogue import CHECKS, mistakes
 from pgtheory.checking.report import pinned
 
 RIGHT, WRONG, NO_VERDICT = 0, 1, 2
 STATUS = {"right": RIGHT, "wrong": WRONG}
 # What a table [[check]] may say of a function, beside its target and its kind.
-OPTIONS: Mapping[str, Any] = {"layout": None, "names": {}, "call": False, "checks": None}
+OPTIONS: Mapping[str, Any] = {"layout": None, "names": {}, "call": False, "checks": None, "expected_failures": {}}
 # The child sees the installed packages first, and this one wherever it stands.
 _START = "import sys; sys.path.append(sys.argv[1]); from pgtheory.checking._child import main; main(*sys.argv[2:])"
 
@@ -41,13 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, KeyError) as error:
         parser.error(str(error))
     results = [_checked(request) for request in requests]
-    statuses = [STATUS.get(result["verdict"], NO_VERDICT) for result in results]
+    statuses = [_status(result) for result in results]
     status = WRONG if WRONG in statuses else max(statuses, default=NO_VERDICT)
     if options.format == "json":
         shown: Any = results if options.config else results[0]
         return _printed(json.dumps(shown, indent=1), status)
     for result in results:
-        if result["verdict"] == "failed":
+        if result["verdict"] == "failed" and result["unexpected"]:
             print(result["text"], file=sys.stderr)
         elif _printed(result["text"], RIGHT) == NO_VERDICT:
             return NO_VERDICT
@@ -101,7 +103,14 @@ def _requests(options: argparse.Namespace) -> list[dict[str, Any]]:
             raise ValueError(f"{request['target']!r} names no function: give module:function, or file.py:function")
         if request["checks"] is not None:
             pinned(request["checks"])
+        for key in request["expected_failures"].keys() - _keys(request["kind"]):
+            raise ValueError(f"expected_failures has {key!r}, which is no key of the check {request['kind']}")
     return found
+
+
+def _keys(kind: str) -> set[str]:
+    """What can fail: the keys of the known mistakes, and those of the items beside them."""
+    return {*(m.key for m in mistakes(kind)), f"{kind}.{UNDERSTOOD}", f"{kind}.{UNKNOWN}"}
 
 
 def _tables(path: Path) -> list[dict[str, Any]]:
@@ -135,7 +144,28 @@ def _checked(request: dict[str, Any]) -> dict[str, Any]:
         else:
             text = f"{request['target']} stopped the process (exit status {done.returncode}): there is no verdict"
             result = {"verdict": "failed", "text": text}
-    return {"target": request["target"], "kind": request["kind"], **result}
+    return _as_expected({"target": request["target"], "kind": request["kind"], **result}, request["expected_failures"])
+
+
+def _as_expected(result: dict[str, Any], expected: Mapping[str, str]) -> dict[str, Any]:
+    """The result with the reasons of what was expected to fail: of what has failed, and of what has not."""
+    kind = result["kind"]
+    named = [key for key in result.get("mistakes", ()) if key in _keys(kind)] or [f"{kind}.{UNKNOWN}"]
+    failing = {"right": [], "wrong": named}.get(result["verdict"], [f"{kind}.{UNDERSTOOD}"])
+    as_said = {key: expected[key] for key in failing if key in expected}
+    mended = {key: reason for key, reason in expected.items() if key not in failing}
+    lines = [f"  expected: {key}, {reason}" for key, reason in as_said.items()]
+    lines += [f"  expected to fail, and does not: {key}, {reason}" for key, reason in mended.items()]
+    unexpected = len(failing) > len(as_said)
+    text = "\n".join([result["text"], *lines])
+    return {**result, "text": text, "expected": as_said, "mended": mended, "unexpected": unexpected}
+
+
+def _status(result: Mapping[str, Any]) -> int:
+    """The exit status: what was expected to fail is strict, so that a failure that is gone is one."""
+    if result["unexpected"]:
+        return STATUS.get(result["verdict"], NO_VERDICT)
+    return WRONG if result["mended"] else RIGHT
 
 
 def _listed(kind: str | None, form: str) -> str:

@@ -31,7 +31,7 @@ def _answered(request: dict[str, Any]) -> dict[str, Any]:
     try:
         options = _options(kind, request)
         report = CHECKS[kind](call=function, **options) if request.get("call") else CHECKS[kind](function, **options)
-        return (report.as_of(request["checks"]) if request.get("checks") else report).as_dict()
+        return report.as_dict()
     except UnknownForm as error:
         return _failed(str(error))
     except (Exception, SystemExit) as error:  # of the function: it must not look like a verdict
@@ -43,12 +43,12 @@ def _failed(text: str) -> dict[str, Any]:
 
 
 def _options(kind: str, request: dict[str, Any]) -> dict[str, Any]:
-    options = {name: request[name] for name in ("layout", "names") if request.get(name)}
-    if kind != "mdp":
-        return options
-    if "names" in options or request.get("call"):
-        raise ValueError("the check mdp takes no names and no call")
-    return {"form": options["layout"]} if options else {}
+    options = {name: request[name] for name in ("layout", "names", "checks") if request.get(name)}
+    if kind == "mdp":
+        if "names" in options or request.get("call"):
+            raise ValueError("the check mdp takes no names and no call")
+        options |= {"form": options.pop("layout")} if "layout" in options else {}
+    return options
 
 
 def _where(error: BaseException) -> str:

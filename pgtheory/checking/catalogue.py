@@ -1,13 +1,38 @@
 """The checks by their names and the catalogue of all known mistakes: a file in `kinds` is found by itself."""
 
+import functools
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from pgtheory.checking import kinds
 from pgtheory.checking.judge import Check, Kind
-from pgtheory.checking.report import Mistake, Report
+from pgtheory.checking.report import Mistake, Report, pinned
+
+_PIN = """checks: the version of the set of checks that decides, such as `"1.0"`: newer mistakes are remarks, see
+            `Report.as_of`; None: the present one."""
+
+
+def _pinnable(check: Callable[..., Report]) -> Callable[..., Report]:
+    """A check that takes `checks` too, in its signature and its documentation as well."""
+
+    @functools.wraps(check)
+    def checked(*arguments: Any, checks: str | None = None, **options: Any) -> Report:
+        if checks is not None:
+            pinned(checks)  # before it takes its time
+        report = check(*arguments, **options)
+        return report if checks is None else report.as_of(checks)
+
+    own = inspect.signature(check)
+    pin = inspect.Parameter("checks", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=str | None)
+    head, args, rest = (check.__doc__ or "").partition("\n\n    Returns:\n")
+    vars(checked).update(__signature__=own.replace(parameters=[*own.parameters.values(), pin]))
+    checked.__doc__ = f"{head}\n        {_PIN}{args}{rest}" if "\n    Args:\n" in head else check.__doc__
+    checked.__module__ = "pgtheory.checking"  # where it is found under its name
+    return checked
 
 
 def _found() -> list[tuple[Check | Kind, Callable[..., Report]]]:
@@ -17,9 +42,9 @@ def _found() -> list[tuple[Check | Kind, Callable[..., Report]]]:
         module = vars(importlib.import_module(f"{kinds.__name__}.{name}"))
         for value in module.values():
             if isinstance(value, Check):
-                found.append((value, module.get(f"check_{value.name}", value.judge)))
+                found.append((value, _pinnable(module.get(f"check_{value.name}", value.judge))))
             elif isinstance(value, Kind):
-                found.append((value, module[f"check_{value.name}"]))
+                found.append((value, _pinnable(module[f"check_{value.name}"])))
     return sorted(found, key=lambda pair: (pair[0].chapter, pair[0].name))
 
 

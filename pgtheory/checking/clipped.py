@@ -503,7 +503,7 @@ def fitting_bounds(trial: Trial, clip: tuple[float, float], slope: Slope, space:
         slope: the slope at a ratio, for A = 1 or -1.
         space: from the cases, the facts, and the surrogates with other bounds to the hypotheses.
     """
-    for bounds in (_cuts(slope), _caps(slope)):
+    for bounds in (cuts(slope), _caps(slope)):
         high, low = bounds.get(1.0, 1 + clip[1]) - 1, 1 - bounds.get(-1.0, 1 - clip[0])
         if not bounds or (abs(high - clip[1]) < 1e-6 and abs(low - clip[0]) < 1e-6):
             continue
@@ -515,7 +515,7 @@ def fitting_bounds(trial: Trial, clip: tuple[float, float], slope: Slope, space:
     return ""
 
 
-def _cuts(slope: Slope, largest: float = 50.0) -> dict[float, float]:
+def cuts(slope: Slope, largest: float = 50.0) -> dict[float, float]:
     """Beyond which ratio the gradient is cut, above for A = 1 and below for A = -1, as far as it is at all."""
     found = {}
     for a in (1.0, -1.0):

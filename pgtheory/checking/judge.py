@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pgtheory.checking import misuse
 from pgtheory.checking.calling import (
     CONTAINERS,
     Arg,
@@ -359,10 +360,12 @@ def _of_call(check: Check, call: Call) -> Report:
     except Exception:  # the trial says it
         pass
     used = inputs.used
-    trial = tried(Asked(check, declared(call, check.args, check.readings(used)[0], check.canonical, used)))
+    form = declared(call, check.args, check.readings(used)[0], check.canonical, used)
+    trial = tried(Asked(check, form))
     if isinstance(trial, Exception):
-        raise misunderstood(check.name, {"call=": in_one_line(trial)}, check.example) from None
-    return verdict(check, trial)
+        hint = f"; {mistake.name}" if (mistake := misuse.right_if(check, form)) else ""
+        raise misunderstood(check.name, {"call=": f"{in_one_line(trial)}{hint}"}, check.example) from None
+    return misuse.explained(check, form, verdict(check, trial))
 
 
 def _searched(
@@ -446,7 +449,7 @@ def _concluded(
     if not report.ok:
         named = [(f, r) for f, r in search.reports if r.mistakes]
         best = min(named, key=lambda p: (not p[0].layout.is_canonical, len(p[1].mistakes)), default=search.reports[0])
-        return best[1]
+        return misuse.explained(check, *best)
     turned = not form.layout.is_canonical and not form.layout.lacks_batch
     batch = [r for f, r in before if f.layout.is_canonical]
     if turned and batch and not declared_layout:

@@ -220,6 +220,12 @@ def axis_of(names: Iterable[str], field: str, specs: Iterable[Spec], remarks: Ma
     return Axis(tuple(names), wrong, remarks)
 
 
+def other_bounds(clip: tuple[float, float], facts: frozenset[str]) -> tuple[float, float]:
+    """Other bounds than those that are assumed; of which one is wider, if a function is told both."""
+    both = "clip_high" in facts and bool(facts & {"clip", "clip_low"})
+    return 1.5 * clip[0], (2.0 if both else 1.5) * clip[1]
+
+
 def slopes_in(trial: Trial, inputs: Mapping[str, Any]) -> Tensor:
     """The slopes of a function, in the form of a trial, for other inputs."""
     check, form = trial.bench.check, trial.form

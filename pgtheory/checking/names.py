@@ -24,12 +24,13 @@ def affixed(*affixes: str) -> str:
 
 
 _POLICY = affixed(
-    "new", "current", "cur", "curr", "theta", "now", "updated", "policy", "selected", "action", "actor", "model",
-    "completion", "response", "student", "next", "pi", "saved", "target", "train", "trainer", "chosen",
+    "new", "current", "cur", "curr", "theta", "now", "updated", "policy", "selected", "action", "actions", "actor",
+    "model", "completion", "response", "student", "next", "pi", "saved", "target", "train", "trainer", "chosen",
 )  # fmt: skip
 _OLD = affixed(
     "old", "prev", "previous", "behavior", "behaviour", "sampling", "sampled", "sampler", "rollout", "fixed", "mu",
     "generation", "gen", "collected", "stored", "orig", "original", "inference", "vllm", "sglang", "actor_old",
+    "old_action", "old_actions",
     "pi_old", "prox", "proximal",
 )  # fmt: skip
 _REFERENCE = affixed(

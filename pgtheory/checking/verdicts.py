@@ -161,7 +161,8 @@ def verdict(check: "Check", trial: Trial) -> Report:
             return _report(check, trial, False, (first,), same, wrong_in, nearest)
     if excused:
         return _report(check, trial, True, remarks=(*kind, *sorted({delicate[i] for i in wrong_in})))
-    report = _report(check, trial, False, (), (), wrong_in, nearest)
+    firm = [i for i in wrong_in if not delicate[i]]  # what is no fault is not shown as one
+    report = _report(check, trial, False, (), (), firm, nearest)
     if check.space:
         report = _against_the_nearest(check, trial, report)
     if why := check.unstated(trial):

@@ -665,3 +665,23 @@ def test_of_several_outputs_that_to_which_the_values_are_added_is_taken_wherever
 
     assert check_advantages(returns_first).mistakes[0].key == "advantages.sign"
     assert not any("plus the values" in remark for remark in check_advantages(cleanrl).remarks)
+
+
+@pytest.mark.parametrize("name", ["gamma", "lam"])
+def test_at_0_a_function_may_refuse_and_may_not_return_another_number(name: str) -> None:
+    def called(at_0: Any) -> Any:
+        def call(x: Any) -> Any:
+            given = {"gamma": x.gamma, "lam": x.lam}
+            given[name] = given[name] or at_0()
+            ends = {"terminated": x.terminated, "truncated": x.truncated}
+            return generalized_advantages(x.rewards, x.values, x.next_values, given["gamma"], given["lam"], **ends)
+
+        return check_advantages(call=call)
+
+    refused = called(lambda: 1 / 0)
+    assert refused.ok
+    assert f"it fails at {'γ' if name == 'gamma' else 'λ'} = 0" in refused.remarks
+    wrong = called(lambda: 0.9)
+    assert wrong.verdict == "wrong"
+    assert wrong.counterexample is not None
+    assert wrong.counterexample.inputs[name] == 0.0

@@ -198,7 +198,7 @@ WRONG = {
         "no_root",
     ),
     "sign": (lambda rewards: rewards.mean(-1, True) - rewards, "sign"),
-    "first": (lambda rewards: rewards - rewards[:, :1], ""),
+    "first": (lambda rewards: rewards - rewards[:, :1], "of_the_first"),
     "ranks": (lambda rewards: rewards.argsort(-1).argsort(-1).double(), ""),
 }
 

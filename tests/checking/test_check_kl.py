@@ -255,7 +255,6 @@ UNKNOWN = {
     "root mean square": lambda logp, ref: (logp - ref).square().mean().sqrt(),
     "nan": lambda logp, ref: (logp - ref) * float("nan"),
     "zero": lambda logp, ref: torch.zeros_like(logp),
-    "full, Jensen-Shannon": lambda p, q: (p * (2 * p / (p + q)).log() + q * (2 * q / (p + q)).log()).sum(-1) / 2,
     "full, total variation": lambda p, q: (p - q).abs().sum(-1) / 2,
 }
 

@@ -856,3 +856,9 @@ def test_a_recipe_without_a_choice_is_right_and_each_choice_is_one_mistake():
     assert faults(Recipe("full", "dropped")) == ()
     assert faults(Recipe("from_start", "dropped", "leave_one_out")) == ()
     assert faults(Recipe(discount="dropped", average="all_steps")) == ("gamma_t_dropped", "mean_over_all_steps")
+
+
+def test_an_inverted_mask_is_said() -> None:
+    report = check_policy_gradient(call=lambda x: reinforce_loss(x.log_probs, x.rewards, x.gamma, mask=~x.mask.bool()))
+    assert report.verdict == "wrong"
+    assert report.diagnosis == "right, if `mask` is inverted"

@@ -252,7 +252,6 @@ UNKNOWN: list[Callable[..., Any]] = [
     lambda lp, old, adv: -clipped((lp - old).exp(), adv**2).mean(),
     lambda lp, old, adv: -0.5 * clipped((lp - old).exp(), adv).mean(),
     lambda lp, old, adv: -clipped(1 + lp - old, adv).mean(),
-    lambda lp, old, adv: -torch.min(((lp - old).exp() * adv).mean(), ((lp - old).exp().clamp(0.8, 1.2) * adv).mean()),
     lambda lp, old, adv: -clipped((lp - old).exp() ** 2, adv).mean(),
     lambda lp, old, adv: -clipped((lp - old).exp(), adv + 0.1).mean(),
     lambda lp, old, adv, mask: -clipped((lp - old).exp(), adv)[~mask].sum() / mask.sum(),

@@ -199,6 +199,16 @@ def test_a_newer_mistake_does_not_fail_where_the_set_is_pinned(monkeypatch: pyte
             item(returns_to_go)
 
 
+def test_a_mistake_without_an_item_fails_where_the_unknown_ones_do() -> None:
+    def padded(rewards: Any, gamma: float, mask: Any) -> Any:
+        return returns_to_go(rewards, gamma, mask=~mask)
+
+    found = items([(partial(check_returns, layout="torch [B, T]"), padded)])
+    with pytest.raises(WrongImplementation, match="right, if `mask` is inverted"):
+        found["padded-returns.unknown_mistake"].values[1](padded)
+    assert not found["padded-returns.padding_counted"].values[1](padded).ok
+
+
 def test_without_pytest_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pytest", None)
     with pytest.raises(ImportError, match="needs pytest"):

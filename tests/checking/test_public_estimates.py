@@ -220,7 +220,7 @@ def dist(logits, ref_logits):
     return torch.distributions.kl_divergence(C(logits=logits), C(logits=ref_logits))
 
 
-@KL.wrong("", "GKD jsd with beta=0.5")
+@KL.wrong("jensen_shannon", "GKD jsd with beta=0.5")
 def jsd(probs, ref_probs):
     m = 0.5 * (probs + ref_probs)
     return 0.5 * (probs * (probs / m).log()).sum(-1) + 0.5 * (ref_probs * (ref_probs / m).log()).sum(-1)

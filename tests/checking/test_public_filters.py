@@ -321,7 +321,7 @@ def keep_none(probs, top_p):
     return torch.zeros_like(probs).scatter(-1, i, s) / s.sum(-1, keepdim=True)
 
 
-@TOP_P.wrong("")
+@TOP_P.wrong("temperature_twice_in_the_nucleus")
 def temp_twice(logits, temperature, top_p):
     z = logits / temperature
     s, i = z.sort(descending=True)

@@ -92,7 +92,7 @@ def gspo(log_probs, old_log_probs, advantages, mask):
     return -torch.min(s * advantages, s.clamp(0.8, 1.2) * advantages).mean()
 
 
-@GRPO.wrong("", "Soup #723/#744")
+@GRPO.wrong("ratio_over_padded_width", "Soup #723/#744")
 def gspo_width(log_probs, old_log_probs, advantages, mask):
     s = (((log_probs - old_log_probs) * mask).mean(-1)).exp()
     return -torch.min(s * advantages, s.clamp(0.8, 1.2) * advantages).mean()
@@ -255,6 +255,14 @@ def kl_unmasked(log_probs, old_log_probs, rewards, mask, ref_log_probs, beta):
     return pg + beta * (d.exp() - d - 1).mean()
 
 
+@GRPO.wrong("log_ratio_divided_not_summed", "Trinity-RFT #154, before its review")
+def gspo_not_summed(log_probs, old_log_probs, advantages, mask, clip=0.2):
+    r = ((log_probs - old_log_probs) / mask.sum(-1, keepdim=True).clamp(min=1)).exp()
+    a = advantages[..., None]
+    return -((torch.min(r * a, r.clamp(1 - clip, 1 + clip) * a) * mask).sum(-1) / mask.sum(-1)).mean()
+
+
+@GRPO.right("TRL's experimental GMPO", remark="GMPO")
 def gmpo(log_probs, old_log_probs, advantages, mask, epsilon=0.4):
     lr = log_probs - old_log_probs
     a = advantages[..., None]
@@ -270,7 +278,7 @@ def avg_lp(log_probs, rewards, mask):
     return -(a * log_probs.mean(-1)).mean()
 
 
-@GRPO.wrong("", "min after the sum")
+@GRPO.wrong("minimum_of_sums", "min after the sum")
 def min_after_sum(log_probs, old_log_probs, rewards, mask):
     a = standardised(rewards)
     r = (log_probs - old_log_probs).exp()
@@ -301,6 +309,10 @@ def test_the_verdict_is_as_expected(judge, verdict, said):
     assert_as_expected(judge, verdict, said)
 
 
-@pytest.mark.xfail(reason="GMPO, a geometric mean of clipped ratios, is not among the objectives that are known")
-def test_another_objective_is_not_called_wrong():
-    assert check_grpo(gmpo).verdict != "wrong"
+def test_bounds_of_gmpo_that_are_its_own_are_asked_for():
+    def fixed(log_probs, old_log_probs, advantages, mask):
+        return gmpo(log_probs, old_log_probs, advantages, mask, 0.4)
+
+    report = check_grpo(fixed)
+    assert report.abstains == "it clips the log-ratio of each token (GMPO) at -0.4 and 0.4: give clip=(0.4, 0.4)"
+    assert check_grpo(fixed, clip=0.4).ok

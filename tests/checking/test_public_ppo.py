@@ -161,6 +161,12 @@ def max_for_min(log_probs, old_log_probs, advantages):
     return -torch.max(r * advantages, r.clamp(0.8, 1.2) * advantages).mean()
 
 
+@PPO.wrong("minimum_of_means", "pytorch-cpp-rl #14")
+def minimum_of_means(log_probs, old_log_probs, advantages):
+    r = (log_probs - old_log_probs).exp()
+    return -torch.min((r * advantages).mean(), (r.clamp(0.8, 1.2) * advantages).mean())
+
+
 @PPO.wrong("", "trl #6078 review")
 def log_clip(log_probs, old_log_probs, advantages, epsilon=0.2):
     lr = log_probs - old_log_probs

@@ -158,7 +158,7 @@ def inplace(rewards, gamma):
     return rewards
 
 
-@RETURNS.wrong("", "blog: (r - mean)/std")
+@RETURNS.wrong("rewards_standardised", "blog: (r - mean)/std")
 def norm_first(rewards, gamma):
     r = np.asarray(rewards, float)
     r = (r - r.mean()) / (r.std() + 1e-8)
@@ -448,7 +448,7 @@ def ikostrikov(rewards, value_preds, masks, gamma, gae_lambda):
     return torch.stack(out)
 
 
-@ADVANTAGES.wrong("", "rlevo #170; autoreset")
+@ADVANTAGES.wrong("reset_state_bootstrapped", "rlevo #170; autoreset")
 def autoreset(rewards, values, next_values, terminated, truncated, gamma, lam):
     nv = torch.cat([values[..., 1:], next_values[..., -1:]], -1)
     term, done = terminated.double(), (terminated | truncated).double()

@@ -301,6 +301,45 @@ def torchrl_ppo_loss() -> Report:
     return check_ppo(loss)
 
 
+# --- skrl ---
+
+
+@peer("skrl", "compute_gae, no truncations")
+def skrl_advantages() -> Report:
+    ppo = pytest.importorskip("skrl.agents.torch.ppo.ppo")
+
+    def advantages(
+        rewards: Tensor, values: Tensor, last_values: Tensor, dones: Tensor, gamma: float, lam: float
+    ) -> Tensor:
+        flags = {"terminated": dones.bool(), "truncated": torch.zeros_like(dones) > 0}
+        given = {"rewards": rewards, "values": values, "last_values": last_values}
+        returns, _ = ppo.compute_gae(**given, **flags, discount_factor=gamma, lambda_coefficient=lam)
+        result: Tensor = returns - values  # the others are standardised
+        return result
+
+    return check_advantages(advantages, layout="torch [T, B]")
+
+
+# --- tianshou ---
+
+
+@peer("tianshou", "BasePolicy.compute_episodic_return")
+def tianshou_advantages() -> Report:
+    policy, data = pytest.importorskip("tianshou.policy"), pytest.importorskip("tianshou.data")
+
+    def row(
+        rewards: Any, values: Any, next_values: Any, terminated: Any, truncated: Any, gamma: float, lam: float
+    ) -> Any:
+        n, done = len(rewards), terminated | truncated
+        flags = {"terminated": terminated, "truncated": truncated, "done": done}
+        buffer = data.ReplayBuffer.from_data(*[np.zeros(n)] * 2, rewards, *flags.values(), np.zeros(n))
+        batch = data.Batch(rew=rewards, **flags)
+        estimate = policy.BasePolicy.compute_episodic_return
+        return estimate(batch, buffer, np.arange(n), next_values, values, gamma, lam)[1]
+
+    return check_advantages(row, layout="numpy [T]")
+
+
 # --- Stable-Baselines3 ---
 
 

@@ -147,8 +147,11 @@ MISTAKES = (
         "V(S_{t+1}) is read from the next step of the row, which is the first state of another episode; the state "
         "that was truly reached is lost.",
         "The advantage of a truncated step changes with the value of the state after the reset.",
-        (pull("google-deepmind/mujoco_playground", 320), issue("sail-sg/envpool", 194)),
-        (gae(with_next(unless(lambda s: s.truncated, MOVES[1]))),),
+        (issue("google-deepmind/mujoco_playground", 305), issue("sail-sg/envpool", 194)),
+        (
+            gae(with_next(unless(lambda s: s.truncated, MOVES[1]))),
+            gae(with_next(unless(lambda s: s.truncated & ~s.terminated, MOVES[1]))),
+        ),
     ),
     Mistake(
         "advantages.flags_swapped",

@@ -146,9 +146,10 @@ MISTAKES = (
     Mistake(
         "mdp.always_terminated",
         "terminated is reported after every step",
-        "Every episode has one step, and nothing beyond the immediate reward can be learned.",
+        "Every episode has one step, and nothing beyond the immediate reward can be learned; for example because the "
+        "flag that an end has set is not cleared by `reset`.",
         "All episodes have length 1.",
-        (issue("openai/gym", 2170),),
+        (issue("JuliaReinforcementLearning/ReinforcementLearningEnvironments.jl", 135),),
         (_lake(_changed(lambda s, r, end, cut: (r, True, cut))),),
         right_form=(_DYNAMICS,),
     ),

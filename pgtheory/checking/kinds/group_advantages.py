@@ -190,6 +190,16 @@ def _tiled(ddof: int | None) -> Form:
     return form
 
 
+def _from_the_first(epsilon: float) -> Form:
+    """Over an ε: the deviation of one response is 0."""
+
+    def form(rewards: Tensor, group_ids: Tensor) -> Tensor:
+        first = (group_ids[:, None] == group_ids).to(torch.int64).argmax(-1)
+        return (rewards - rewards[first]) / epsilon
+
+    return form
+
+
 def _of_the_others(ddof_of: Callable[[int], int]) -> Form:
     """Over the deviation of the others, whose ddof depends on how many there are."""
 
@@ -236,6 +246,15 @@ MISTAKES = (
         "Responses to one prompt do not add up to 0, and the i-th of all prompts do.",
         (issue("XU-YIJIE/grpo-flat", 2), issue("StarsfieldAI/R1-V", 67), pull("PrimeIntellect-ai/prime-rl", 600)),
         (*_under(_across), *_under(_interleaved)),
+    ),
+    Mistake(
+        "group_advantages.of_the_first",
+        "the mean is that of the first response alone, not of the group",
+        "Mean and deviation are those of the first response that came: what it earned is subtracted from all, and with "
+        "the deviation of one, which is 0, the others are as large as ε makes them.",
+        "The first response of each group has the advantage 0, whatever it earned.",
+        (pull("ServiceNow/PipelineRL", 54),),
+        tuple(map(_from_the_first, (1.0, 1e-4, 1e-6, 1e-8))),
     ),
     Mistake(
         "group_advantages.by_stride",

@@ -16,8 +16,10 @@ from pgtheory.checking.clipped import (
     SURROGATES,
     TO_REFERENCE,
     Samples,
+    Slope,
     Surrogate,
     batch_advantages,
+    cuts,
     drives,
     fitting_bounds,
     ratios_around,
@@ -52,11 +54,13 @@ from pgtheory.checking.loss import (
     level_ratios,
     loss_args,
     once,
+    other_bounds,
     slopes_in,
 )
 from pgtheory.checking.report import Report
+from pgtheory.checking.responses import GEOMETRIC, GEOMETRIC_REMARK, OBJECTIVES, drives_of_responses
 from pgtheory.checking.space import Axis, Explanation, Space
-from pgtheory.checking.verdicts import Trial
+from pgtheory.checking.verdicts import Trial, quietly
 
 
 def check_grpo(
@@ -129,6 +133,9 @@ def _loss(
     def loss(log_probs: Tensor, old_log_probs: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
         a = group_advantages(advantage, rewards, mask)
         bounds = (torch.tensor(0.8, dtype=F64), torch.tensor(1.2, dtype=F64))
+        if surrogate in OBJECTIVES:
+            each = a[..., None].expand_as(log_probs)
+            return -sign * OBJECTIVES[surrogate](log_probs - old_log_probs, each, mask, *bounds).mean()
         table = {**SURROGATES, **TO_REFERENCE}
         value = table[surrogate](log_probs, old_log_probs, a[..., None].expand_as(log_probs), *bounds)
         return -sign * (weights_of(average, mask) * value).sum()
@@ -168,7 +175,7 @@ def cases(facts: frozenset[str], clip: tuple[float, float] = (0.2, 0.2)) -> list
     off, given = bool(facts & OLD), "rewards" not in facts
     found = [pair(ratio, clip) for ratio in [1.0, *(ratios_around(*clip) if off else [])]]
     if facts & CLIPS:
-        found += [pair(ratio, (1.5 * clip[0], 1.5 * clip[1])) for ratio in ratios_around(*(1.5 * c for c in clip))]
+        found += [pair(ratio, other_bounds(clip, facts)) for ratio in ratios_around(*other_bounds(clip, facts))]
     found += [pair(math.exp(0.125), clip, old=-800.0)] if off and "logits" not in facts else []
     found += [pair(1.0, clip, rewards=(1.0, 1.0))] if not given else []
     shapes = [(shape, "") for shape in _FULL] + ([*_PADDED] if facts & MASKS else [])
@@ -244,13 +251,14 @@ def space(found: Sequence[Case], facts: frozenset[str], more: Mapping[str, Surro
     """All hypotheses about a function that is told these facts; with `more`, these surrogates alone."""
     penalised, told = "ref_log_probs" in facts, "beta" in facts
     surrogates = (*SURROGATES, *(() if facts & CLIPS else OTHER_BOUNDS), *(TO_REFERENCE if penalised else ()))
-    surrogates = tuple(more or surrogates)
+    surrogates = (*(surrogates if more is None else more), *(OBJECTIVES if facts & OLD else ()))
+    said = {GEOMETRIC: GEOMETRIC_REMARK, **(SURROGATE_REMARKS if more is None else {})}
     remarks = {name: PLAIN_REWARDS for name in RIGHT_ADVANTAGES if "nothing" in name}
     advantages = axis_of(GROUP_ADVANTAGES, "advantage", SPECS, remarks)
     if "rewards" not in facts:
         advantages = Axis(_GIVEN, _GIVEN_MISTAKES, {name: _GIVEN_REMARK for name in _GIVEN if "_" in name})
     axes = [
-        axis_of(surrogates, "surrogate", SPECS, {} if more else SURROGATE_REMARKS),
+        axis_of(surrogates, "surrogate", SPECS, said),
         Axis(LEVELS),
         advantages,
         axis_of(AVERAGES, "average", SPECS, {}),
@@ -310,11 +318,11 @@ def grids(
             samples.append(Samples(ratios, x[behind], a, (x["clip"], x["clip_high"])))
         return drives(names, samples, more)
 
-    usual = [name for name in surrogates if name not in TO_REFERENCE]
-    drive = driven(usual, "old_log_probs")
-    if len(usual) < len(surrogates):
-        pairs = zip(drive, driven([*TO_REFERENCE], "ref_log_probs"), strict=True)
-        drive = [torch.cat(pair) for pair in pairs]
+    usual = [name for name in surrogates if name not in TO_REFERENCE and name not in OBJECTIVES]
+    parts = [driven(usual, "old_log_probs")] if usual else []
+    parts += [driven([*TO_REFERENCE], "ref_log_probs")] if "to_reference" in surrogates else []
+    parts += [[_of_responses(x, advantages) for x in cases]] if GEOMETRIC in surrogates else []
+    drive = [torch.cat(parts_of_one) for parts_of_one in zip(*parts, strict=True)]
     weights = [_weights(x["mask"]) for x in cases]
     if "ref_log_probs" not in facts:
         return [Grid(d, w, x["mask"]) for d, w, x in zip(drive, weights, cases, strict=True)]
@@ -322,6 +330,14 @@ def grids(
     betas = [x["beta"] if "beta" in facts else 1.0 for x in cases]
     every = zip(drive, weights, cases, betas, penalties, strict=True)
     return [Grid(d, w, x["mask"], beta * penalty) for d, w, x, beta, penalty in every]
+
+
+def _of_responses(x: Mapping[str, Any], advantages: tuple[str, ...]) -> Tensor:
+    """The slopes of objectives of whole responses, which stand at the level of tokens alone."""
+    a = _advantages(advantages, x["rewards"], x["mask"])[..., None]
+    bounds = (torch.tensor(1 - x["clip"], dtype=F64), torch.tensor(1 + x["clip_high"], dtype=F64))
+    own = drives_of_responses(x["log_probs"] - x["old_log_probs"], a, x["mask"], bounds)
+    return torch.stack([own, *[torch.full_like(own, torch.nan)] * (len(LEVELS) - 1)], 1)
 
 
 @once
@@ -345,7 +361,20 @@ def _unstated(trial: Trial, clip: tuple[float, float]) -> str:
     def slope(ratio: float, a: float) -> float:
         return float(slopes_in(trial, pair(ratio, clip).inputs).flatten()[0 if a > 0 else 1])
 
-    return fitting_bounds(trial, clip, slope, space)
+    return fitting_bounds(trial, clip, slope, space) or _bounds_of_log_ratios(trial, slope)
+
+
+def _bounds_of_log_ratios(trial: Trial, slope: Slope) -> str:
+    """The bounds that make it right as GMPO, which clips log-ratios."""
+    bounds = cuts(slope)
+    low, high = -math.log(bounds.get(-1.0, 1.0)), math.log(bounds.get(1.0, 1.0))
+    found = [c._replace(inputs={**c.inputs, "clip": low, "clip_high": high}) for c in trial.bench.plain]
+    known = quietly(space, found, trial.form.facts, {}).explained(trial.counted) if low > 0 and high > 0 else None
+    if known is None or known.mistakes:
+        return ""
+    return (
+        f"it clips the log-ratio of each token (GMPO) at {-low:.4g} and {high:.4g}: give clip=({low:.4g}, {high:.4g})"
+    )
 
 
 # --- what is said of a loss ---

@@ -4,6 +4,7 @@ from pgtheory.checking.clipped import ADVANTAGE_SPECS, SIGN, SURROGATE_SPECS, TO
 from pgtheory.checking.group_losses import CENTRES, NORMS, SCALES
 from pgtheory.checking.loss import Spec, values
 from pgtheory.checking.report import Source, arxiv, issue, pull
+from pgtheory.checking.responses import RESPONSE_SPECS
 
 _GRPO = arxiv("Shao et al., 2024", "2402.03300")
 _KL = Source("Schulman, Approximating KL Divergence, 2020", "http://joschu.net/blog/kl-approx.html")
@@ -205,4 +206,13 @@ PENALTY_SPECS = (
     ),
 )
 
-SPECS = (SIGN, *SURROGATE_SPECS, TO_REFERENCE_SPEC, *ADVANTAGES_OF_GROUPS, NO_EPSILON, *AVERAGE_SPECS, *PENALTY_SPECS)
+SPECS = (
+    SIGN,
+    *SURROGATE_SPECS,
+    *RESPONSE_SPECS,
+    TO_REFERENCE_SPEC,
+    *ADVANTAGES_OF_GROUPS,
+    NO_EPSILON,
+    *AVERAGE_SPECS,
+    *PENALTY_SPECS,
+)

@@ -48,6 +48,11 @@ def _of_distributions(value: Callable[[Tensor, Tensor], Tensor]) -> Callable[...
     return implementation
 
 
+def _jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
+    middle = (p + q) / 2
+    return (p * (p / middle).log() + q * (q / middle).log()).sum(-1) / 2
+
+
 def k1(d: Tensor) -> Tensor:
     """The log ratio."""
     return d
@@ -248,6 +253,18 @@ MISTAKES = (
         (),
         (_of_distributions(lambda p, q: (p * (p / q).log()).mean()),),
         right_form=(_KL_DIV,),
+    ),
+    Mistake(
+        "kl.jensen_shannon",
+        "the Jensen-Shannon divergence, to the mean of the two distributions",
+        "Both distributions are compared with their mixture: a distance that is bounded by ln 2, and goes to 0, not to "
+        "the divergence, as the mixture goes to one of the two.",
+        "It is the same with the arguments swapped, and never above ln 2.",
+        (issue("modelscope/ms-swift", 10078), issue("verl-project/verl-recipe", 151)),
+        (
+            _of_distributions(lambda p, q: _jensen_shannon(p, q).mean()),
+            _of_distributions(_jensen_shannon),
+        ),
     ),
 )
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pgtheory.checking import misuse
 from pgtheory.checking.calling import Call, Misfit, misunderstood
 from pgtheory.checking.enumeration import GAMMAS, N_ACTIONS, N_STATES, Enumeration, enumeration
 from pgtheory.checking.judge import Kind, agreed
@@ -133,6 +134,17 @@ def check_policy_gradient(
         >>> check_policy_gradient(usual).diagnosis
         'γ^t dropped'
     """
+    report = _judged(loss, call, layout, names)
+    if call is None:
+        return report
+    flags = ("mask", "padding", "dones")
+    return misuse.explained_call("policy_gradient", flags, call, report, lambda c: _judged(None, c, layout, names))
+
+
+def _judged(
+    loss: Callable[..., Any] | None, call: Call | None, layout: str | None, names: Mapping[str, str] | None
+) -> Report:
+    """The report of a loss, as a function or as a call."""
     try:
         candidates = list(forms(loss, call, layout, names))
     except Misfit as error:

@@ -50,11 +50,12 @@ from pgtheory.checking.loss import (
     level_ratios,
     loss_args,
     once,
+    other_bounds,
     slopes_in,
     values,
     weights_of,
 )
-from pgtheory.checking.report import Report, pull
+from pgtheory.checking.report import Report, issue, pull
 from pgtheory.checking.space import Axis, Explanation, Space
 from pgtheory.checking.verdicts import Trial
 
@@ -137,7 +138,25 @@ _AVERAGE_SPECS = (
         values("average", "all_mean", "all_sum", "all_episodes", "all_steps"),
     ),
 )
-_SPECS = (SIGN, *SURROGATE_SPECS, *CLIP_SPECS, *LEVEL_SPECS, *ADVANTAGE_SPECS, *_AVERAGE_SPECS, ENTROPY_SPEC)
+_MINIMUM_OF_MEANS = Spec(
+    "minimum_of_means",
+    "the minimum is taken of the two means, not step by step",
+    "The ratios, and the clipped ratios, times A are averaged first, and the smaller of the two numbers is taken: the "
+    "gradient of the whole batch is cut, or that of no step.",
+    "With one step it is right.",
+    (issue("Omegastick/pytorch-cpp-rl", 14),),
+    values("surrogate", "minimum_of_means"),
+)
+_SPECS = (
+    SIGN,
+    *SURROGATE_SPECS,
+    _MINIMUM_OF_MEANS,
+    *CLIP_SPECS,
+    *LEVEL_SPECS,
+    *ADVANTAGE_SPECS,
+    *_AVERAGE_SPECS,
+    ENTROPY_SPEC,
+)
 
 
 def _loss(
@@ -161,6 +180,8 @@ def _loss(
         a = met(advantage, advantages, mask)
         ratios = level_ratios(log_probs - old_log_probs, mask)[LEVELS.index(level)]
         bounds = (torch.tensor(1.0 - clip, dtype=F64), torch.tensor(1.0 + clip_high, dtype=F64))
+        if surrogate == "minimum_of_means":
+            return -sign * _minimum_of_means(ratios, a[0], mask, bounds)
         value = {**SURROGATES, **CLIP_IGNORED}[surrogate](old_log_probs + ratios, old_log_probs, a, *bounds)
         return -sign * (weights_of(average, mask) * value.mean(0)).sum()
 
@@ -173,6 +194,13 @@ def _loss(
     return with_entropy if entropy else loss
 
 
+def _minimum_of_means(log_ratio: Tensor, a: Tensor, taken: Tensor, bounds: tuple[Tensor, Tensor]) -> Tensor:
+    """The smaller mean of ρA and of its clipped form, over the steps `[..., N, T]` that were taken."""
+    ratio = log_ratio.exp()
+    means = [torch.where(taken, x * a, 0.0).sum((-2, -1)) / taken.sum() for x in (ratio, ratio.clamp(*bounds))]
+    return torch.minimum(*means)
+
+
 MISTAKES = as_mistakes("ppo", _SPECS, _loss)
 
 # --- the cases ---
@@ -180,7 +208,7 @@ MISTAKES = as_mistakes("ppo", _SPECS, _loss)
 
 def cases(facts: frozenset[str], clip: tuple[float, float] = (0.2, 0.2)) -> list[Case]:
     """Single transitions first, then batches, then what is hidden behind a mask, or in a hole of it."""
-    others = [tuple(1.5 * x for x in clip)] if facts & CLIPS else []
+    others = [other_bounds(clip, facts)] if facts & CLIPS else []
     found = [single(ratio, a, clip) for ratio, a in _transitions(*clip)]
     found += [single(r, a, (e[0], e[1])) for e in others for r, a in _transitions(e[0], e[1])[2:14]]
     if not facts & {"probs", "old_probs"}:
@@ -234,7 +262,7 @@ _ENTROPY_REMARK = "its term of entropy has the right sign: it is subtracted"
 def space(found: Sequence[Case], facts: frozenset[str], more: Mapping[str, Surrogate] | None = None) -> Space:
     """All hypotheses about a function that is told these facts; with `more`, these surrogates alone."""
     entropy = bool(facts & _WITH_ENTROPY)
-    surrogates = tuple(more or (*SURROGATES, *(CLIP_IGNORED if facts & CLIPS else OTHER_BOUNDS)))
+    surrogates = tuple(more or (*SURROGATES, "minimum_of_means", *(CLIP_IGNORED if facts & CLIPS else OTHER_BOUNDS)))
     axes = [
         axis_of(surrogates, "surrogate", _SPECS, {} if more else SURROGATE_REMARKS),
         axis_of(LEVELS, "level", _SPECS, {}),
@@ -278,10 +306,15 @@ def grids(
         own.append(Samples(ratios, old, of_each, clip))
         wide = ratios[:, None].expand(-1, *pairs.shape)
         crossed.append(Samples(wide, old.expand(pairs.shape), pairs[None], clip))
-    driven = zip(drives(surrogates, own, more), drives(surrogates, crossed, more), cases, strict=True)
+    known = [name for name in surrogates if name != "minimum_of_means"]
+    driven = zip(drives(known, own, more), drives(known, crossed, more), strict=True)
+    found = [torch.cat([of_own, of_pairs.mean(3)], 2) for of_own, of_pairs in driven]
+    if len(known) < len(surrogates):
+        at = surrogates.index("minimum_of_means")
+        found = [_with_minimum_of_means(drive, at, x) for drive, x in zip(found, cases, strict=True)]
     return [
-        Grid(torch.cat([of_own, of_pairs.mean(3)], 2), _weights(x["mask"]), x["mask"], _added(x) if entropy else None)
-        for of_own, of_pairs, x in driven
+        Grid(drive, _weights(x["mask"]), x["mask"], _added(x) if entropy else None)
+        for drive, x in zip(found, cases, strict=True)
     ]
 
 
@@ -295,6 +328,17 @@ def _added(x: Mapping[str, Any]) -> Tensor:
     leaf = x["log_probs"].clone().requires_grad_()
     slope = torch.autograd.grad(entropy_of(leaf).sum(), leaf)[0]
     return torch.stack([torch.zeros_like(slope), slope])
+
+
+def _with_minimum_of_means(drive: Tensor, at: int, x: Mapping[str, Any]) -> Tensor:
+    """The slopes with those of the minimum of the means at a place: at the level of steps, and with no pairs."""
+    taken, bounds = x["mask"], (torch.tensor(1 - x["clip"], dtype=F64), torch.tensor(1 + x["clip_high"], dtype=F64))
+    of_each = torch.stack([batch_advantages(name, x["advantages"], taken) for name in ADVANTAGES])
+    leaf = (x["log_probs"] - x["old_log_probs"] + torch.zeros_like(of_each)).requires_grad_()
+    total = taken.sum() * _minimum_of_means(leaf, of_each, taken, bounds).sum()
+    more = torch.full_like(drive[:1], torch.nan)
+    more[0, 0, : len(of_each)] = -torch.autograd.grad(total, leaf)[0]
+    return torch.cat([drive[:at], more, drive[at:]])
 
 
 def _described(trial: Trial, found: Explanation) -> tuple[tuple[str, ...], Mapping[str, Any]]:

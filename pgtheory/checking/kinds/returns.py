@@ -185,6 +185,15 @@ def _standardised(ddof: int, dims: tuple[int, ...], alone: bool) -> Callable[...
     return _then(lambda x, mask: standardised(x, dims, ddof, alone=alone))
 
 
+def _of_standardised(ddof: int, dims: tuple[int, ...], alone: bool) -> Callable[..., Tensor]:
+    """The right returns of rewards that were standardised."""
+
+    def implementation(rewards: Tensor, gamma: float, dones: Tensor, mask: Tensor) -> Tensor:
+        return _right(standardised(rewards, dims, ddof, alone=alone), gamma, dones, mask)
+
+    return implementation
+
+
 def _run_together(backwards: bool) -> Callable[..., Tensor]:
     def implementation(rewards: Tensor, gamma: float, dones: Tensor) -> Tensor:
         return in_one_row(lambda x: to_go(x, gamma, torch.zeros_like(x) > 0), rewards, backwards=backwards)
@@ -329,6 +338,15 @@ MISTAKES = (
             *(_standardised(ddof, dims, a) for a in (True, False) for ddof in (0, 1) for dims in ((-1,), (-2, -1))),
             *(_then(lambda x, mask, d=d: masked_standardised(x, mask, d)) for d in (0, 1)),  # type: ignore[misc]
         ),
+    ),
+    Mistake(
+        "returns.rewards_standardised",
+        "the rewards are standardised before they are summed",
+        "The mean of the rewards is taken from each: a constant reward becomes 0, and what is left of the return falls "
+        "with the number of steps to come, whatever the policy does.",
+        "With equal rewards the returns are 0, or NaN.",
+        (pull("vwxyzjn/summarize_from_feedback_details", 17),),
+        tuple(_of_standardised(ddof, dims, a) for a in (True, False) for ddof in (0, 1) for dims in ((-1,), (-2, -1))),
     ),
     Mistake(
         "returns.episodes_not_separated",

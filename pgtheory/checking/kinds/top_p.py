@@ -12,10 +12,12 @@ from pgtheory.checking.calling import Arg, Call
 from pgtheory.checking.filter_mistakes import (
     HOLTZMAN,
     SLACK,
+    Filter,
     before,
     by_rank,
     common,
     in_token_order,
+    masked,
     not_empty,
     of_p,
     ranks,
@@ -180,6 +182,17 @@ def _first_that_exceeds(q: Tensor, p: float) -> Tensor:
 
 def _share(q: Tensor, part: float, rounded: Callable[[float], int]) -> Tensor:
     return ranks(q) < max(1, rounded(part * q.shape[-1]))
+
+
+def _chosen_at_the_square(ties: bool) -> Filter:
+    """The nucleus of the temperature squared, with the probabilities of the temperature."""
+    filtered = by_rank(_kept, ties=ties, finish=masked)
+
+    def implementation(logits: Tensor, p: Any, temperature: float = 1.0) -> Tensor:
+        scaled = logits / temperature
+        return masked(scaled, filtered(scaled, p, temperature).isfinite()).softmax(-1)
+
+    return implementation
 
 
 MISTAKES = (
@@ -348,6 +361,15 @@ MISTAKES = (
         "The number of tokens kept does not change with the temperature.",
         (pull("fishaudio/fish-speech", 1150), pull("sgl-project/sglang-jax", 1563)),
         temperature_after(_kept),
+    ),
+    Mistake(
+        "top_p.temperature_twice_in_the_nucleus",
+        "the temperature is applied twice where the nucleus is chosen",
+        "The tokens are those of the square of the temperature, and their probabilities those of the temperature: the "
+        "logits were divided already when the cumulative sum divides them again.",
+        "At temperature 2 as many tokens are kept as at temperature 4.",
+        (pull("Adibvafa/CodonTransformer", 20),),
+        tuple(map(_chosen_at_the_square, (False, True))),
     ),
     *common("top_p", _kept, HOLTZMAN, *map(_count_of_another_row, _COUNTS)),
 )
