@@ -3,8 +3,8 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: book pdf site test test-portable test-oldest test-newest proof test-pages test-peers verdicts lm bench mutants \
-	exercises lab format lock clean distclean help
+.PHONY: book pdf site test test-portable test-oldest test-newest proof test-pages test-peers verdicts lm bench bench-full \
+	mutants exercises lab format lock clean distclean help
 
 first_python = $(shell for p in $(1); do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -90,8 +90,14 @@ lm: .venv/lm-installed ## Fetch a small language model once, test on it, execute
 	env -u OMP_NUM_THREADS PGTHEORY_SMOLLM=$(if $(RECORD),record,run) \
 		$(BIN)/python -m pytest --timeout 1800 --nbmake --nbmake-timeout=1200 book/real_language_model.ipynb
 
-bench: .venv-peers/installed ## Speed against other libraries, with the floors that are promised
+bench: .venv-peers/installed ## Speed against other libraries: the decisive races, with the floors that are promised
 	env -u OMP_NUM_THREADS $(PEERS)/python -m benchmarks --strict
+
+BASE ?= 39ea4ad
+bench-full: .venv-peers/installed ## Every race, beside the commit BASE, into book/speed.json, which a page of the book shows
+	rm -rf _build/base && mkdir -p _build/base
+	git archive $(BASE) pgtheory | tar -x -C _build/base && echo $(BASE) > _build/base/COMMIT
+	env -u OMP_NUM_THREADS $(PEERS)/python -m benchmarks --full --strict --json book/speed.json
 
 mutants: .venv/mutants-installed ## Change the kernels in one place at a time, and report what no test notices (hours)
 	$(BIN)/python .ci/mutants.py $(MUTANTS)

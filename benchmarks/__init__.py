@@ -1,4 +1,4 @@
-"""Speed claims, measured: `python -m benchmarks` runs every `bench_*.py` beside this file."""
+"""Speed claims, measured beside what others offer: `python -m benchmarks` runs every `bench_*.py` beside this file."""
 
 import os
 

@@ -1,59 +1,104 @@
-"""Per-token log-probabilities over a large vocabulary against `log_softmax` and `gather`."""
+"""Log-probabilities of tokens over a large vocabulary, with their gradients, against TRL and the two lines of torch."""
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Case, Run
+from benchmarks.case import DEVICE, Case, Claim, Run, normal
 from pgtheory.token_log_probs import projected_token_log_probs, token_log_probs
 
 TOKENS = (8, 512)
-VOCABULARY = 128_256
 WIDTH = 64
-PLAIN = "log_softmax, gather"
+TORCH, TRL = "log_softmax, gather", "TRL selective_log_softmax"
 
 
-def seeded() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
+def tokens(vocabulary: int) -> Tensor:
+    return torch.randint(vocabulary, TOKENS, generator=torch.Generator().manual_seed(0)).to(DEVICE)
 
 
-def tokens() -> Tensor:
-    return torch.randint(VOCABULARY, TOKENS, generator=seeded())
+def plainly(logits: Tensor, taken: Tensor) -> Tensor:
+    return logits.log_softmax(-1).gather(-1, taken.unsqueeze(-1)).squeeze(-1)
 
 
-def plain_log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
-    return logits.log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+def selective() -> Callable[[Tensor, Tensor], Tensor]:
+    from trl.trainer.utils import selective_log_softmax
+
+    return selective_log_softmax
 
 
-def forward_and_backward(*, lean: bool) -> Run:
-    logits = torch.randn(*TOKENS, VOCABULARY, generator=seeded()).requires_grad_()
-    function = token_log_probs if lean else plain_log_probs
-    taken = tokens()
-    return lambda: torch.autograd.grad(function(logits, taken).sum(), logits)[0]
+def forward(function: Callable[[], Callable[[Tensor, Tensor], Tensor]], vocabulary: int, dtype: torch.dtype) -> Run:
+    logits, taken, by = normal(*TOKENS, vocabulary, dtype=dtype), tokens(vocabulary), function()
+    return lambda: by(logits, taken)
 
 
-def projected(*, lean: bool) -> Run:
-    hidden = torch.randn(*TOKENS, WIDTH, generator=seeded()).requires_grad_()
-    weight = torch.randn(VOCABULARY, WIDTH, generator=seeded()).requires_grad_()
-    taken = tokens()
+def both_ways(function: Callable[[], Callable[[Tensor, Tensor], Tensor]], vocabulary: int, dtype: torch.dtype) -> Run:
+    logits, taken, by = normal(*TOKENS, vocabulary, dtype=dtype).requires_grad_(), tokens(vocabulary), function()
+    return lambda: torch.autograd.grad(by(logits, taken).sum(), logits)[0]
+
+
+def projected(vocabulary: int, *, lean: bool) -> Run:
+    hidden = normal(*TOKENS, WIDTH).requires_grad_()
+    weight = normal(vocabulary, WIDTH, seed=1).requires_grad_()
+    taken = tokens(vocabulary)
 
     def run() -> tuple[Tensor, ...]:
-        if lean:
-            log_probs = projected_token_log_probs(hidden, weight, taken)
-        else:
-            log_probs = plain_log_probs(hidden @ weight.T, taken)
+        by_hand = None if lean else plainly(hidden @ weight.T, taken)
+        log_probs = projected_token_log_probs(hidden, weight, taken) if by_hand is None else by_hand
         return torch.autograd.grad(log_probs.sum(), (hidden, weight))
 
     return run
 
 
+def truth(vocabulary: int, dtype: torch.dtype) -> object:
+    """In float64, a row at a time."""
+    rows, taken = normal(*TOKENS, vocabulary, dtype=dtype).flatten(0, 1), tokens(vocabulary).flatten()
+    found = [row.double()[t] - row.double().logsumexp(-1) for row, t in zip(rows, taken, strict=True)]
+    return torch.stack(found).view(TOKENS)
+
+
+def largest_error(found: object, exact: object) -> float:
+    assert isinstance(found, Tensor)
+    assert isinstance(exact, Tensor)
+    return float((found.double() - exact).abs().max())
+
+
+def case(vocabulary: int, dtype: torch.dtype, *, backward: bool) -> Case:
+    way = both_ways if backward else forward
+    large = TOKENS[0] * TOKENS[1] * vocabulary * dtype.itemsize
+    half = dtype == torch.bfloat16
+    lean = (Claim(f"memory of {TORCH}", 1 / 0.55),) if backward else ()
+    peers = {TORCH: lambda: plainly, TRL: selective}
+    return Case(
+        f"token_log_probs {[*TOKENS, vocabulary]}{', bf16' if half else ''}, {'both ways' if backward else 'forward'}",
+        partial(way, lambda: token_log_probs, vocabulary, dtype),
+        {name: partial(way, peer, vocabulary, dtype) for name, peer in peers.items()},
+        (Claim("fastest", 1.0), *lean),
+        copy_bytes=large,
+        plain=True,
+        truth=None if backward else partial(truth, vocabulary, dtype),
+        error=largest_error,
+        rounds=10,
+        decisive=vocabulary == 32_000 and backward and not half,
+        memory=backward,
+    )
+
+
+def projected_case(vocabulary: int) -> Case:
+    return Case(
+        f"projected_token_log_probs {[*TOKENS, vocabulary]}, both ways",
+        partial(projected, vocabulary, lean=True),
+        {"matmul, log_softmax, gather": partial(projected, vocabulary, lean=False)},
+        (Claim("fastest", 1.0), Claim("memory of matmul, log_softmax, gather", 1 / 0.55)),
+        plain=True,
+        rounds=10,
+        decisive=vocabulary == 32_000,
+        memory=True,
+    )
+
+
 def cases() -> list[Case]:
-    large = 4 * TOKENS[0] * TOKENS[1] * VOCABULARY
-    shape = f"[{TOKENS[0]}, {TOKENS[1]}, {VOCABULARY}]"
-    lean, plain = partial(forward_and_backward, lean=True), partial(forward_and_backward, lean=False)
-    from_hidden, from_logits = partial(projected, lean=True), partial(projected, lean=False)
-    return [
-        Case(f"token_log_probs {shape}, and gradient", lean, plain, PLAIN, None, large),
-        Case(f"projected_token_log_probs {shape}, and gradient", from_hidden, from_logits, PLAIN, None, large),
-    ]
+    sizes, dtypes = (32_000, 128_256), (torch.float32, torch.bfloat16)
+    found = [case(v, d, backward=b) for v in sizes for d in dtypes for b in (False, True)]
+    return [*found, *map(projected_case, sizes)]

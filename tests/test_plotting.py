@@ -152,6 +152,9 @@ DRAWINGS: dict[str, Callable[[], plotting.Drawing]] = {
     "reward_against_kl": lambda: plotting.plot_reward_against_kl({"one": {"reward": [0.1, 0.9], "kl": [0.0, 9.0]}}),
     "total_rewards": lambda: plotting.plot_total_rewards([1, 2, 3], [10.0, 20.0, 30.0], 50.0),
     "runs": lambda: plotting.plot_runs({"one": torch.rand(3, 20), "two": torch.rand(3, 20)}, ylabel="right"),
+    "costs": lambda: plotting.plot_costs(
+        {"now": ([1, 10, 100], [1e-3, 1e-2, 0.1]), "a peer": ([1, 10], [0.1, 1.0])}, xlabel="steps $T$"
+    ),
     "mistake": lambda: plotting.plot_mistake(x, 1 - x, best=1.0),
     "value_grid": lambda: plotting.plot_value_grid(
         torch.rand(4, 4),

@@ -65,6 +65,7 @@ from pgtheory.plotting._moves import (
     move_values,
 )
 from pgtheory.plotting._moving import Control, Mark, Moving, Panel
+from pgtheory.plotting._speed import plot_costs
 from pgtheory.plotting._theme import FAINT, PALETTE, PAPER, Colour, Drawing, color
 
 __all__ = [
@@ -97,6 +98,7 @@ __all__ = [
     "plot_continuous_policy",
     "plot_contraction",
     "plot_corridor",
+    "plot_costs",
     "plot_decoding_performance",
     "plot_difficulty",
     "plot_discount_factors",
