@@ -404,7 +404,7 @@ def _in_order(
         if layouts and text not in layouts:
             continue
         layout = Layout(text, check.canonical.axes)
-        if ("1" in layout.axes or reading.rare) and search.reports:
+        if ("1" in layout.axes or reading.rare) and (search.reports or search.waited):
             continue
         for guessed in guess(function, check.args, binding, reading, layout, check.containers):
             asked = search.asked.setdefault((n, guessed.name), Asked(check, guessed))

@@ -147,8 +147,8 @@ def verdict(check: "Check", trial: Trial) -> Report:
     rows = trial.form.layout.lacks_batch
     known = [m for m in check.mistakes if not (rows and m.key in check.of_the_batch)]
     known = [m for m in known if check.applies(m, trial.form.facts)]
-    # Where it is wrong, in the largest cases, tells most mistakes apart from it at once.
-    order = [*reversed(wrong_in), *(i for i in _places(trial) if i not in wrong_in)]
+    # The first case, and the largest of those in which it is wrong, tell most mistakes apart from it.
+    order = list(dict.fromkeys([0, *reversed(wrong_in), *_places(trial)]))
     for spare in (False, True):
         explained = [
             m for m in known if any(_explains(trial, f, order, wrong_in, delicate, spare) for f in m.implementations)
