@@ -453,6 +453,20 @@ def test_the_kernels_agree_with_torch_in_every_layout_and_dtype(
 
 
 @needs_numba
+def test_the_series_of_the_kernels_is_the_exponential() -> None:
+    from pgtheory._kernels import _weights
+
+    depths = torch.cat(
+        [700 * torch.rand(500, generator=seeded(), dtype=F64), torch.rand(520, generator=seeded(1), dtype=F64)]
+    )
+    logits = torch.cat([5.0 - depths, row([5.0, -703.5, -INF, -1e300])]).numpy()
+    weights, exponents = torch.empty(1024, dtype=F64).numpy(), torch.empty(1024, dtype=torch.int64).numpy()
+    _weights(logits, 5.0, weights, exponents)
+    expected = row([math.exp(x - 5.0) if x > -703.0 else 0.0 for x in logits.tolist()])
+    torch.testing.assert_close(torch.from_numpy(weights), expected, rtol=4 * torch.finfo(F64).eps, atol=0.0)
+
+
+@needs_numba
 def test_the_kernel_draws_by_extreme_uniforms_and_by_those_on_a_jump(monkeypatch: pytest.MonkeyPatch) -> None:
     take("compiled", monkeypatch)
     logits = torch.full((4, 5000), -INF, dtype=F64)
