@@ -108,9 +108,8 @@ class _SparseSolve(torch.autograd.Function):
         left, right = (x, adjoint) if system.transpose else (adjoint, x)
         into_weights = None
         if ctx.needs_input_grad[0]:
-            into_weights = (
-                system.gamma * left.index_select(-1, system.state) * right.index_select(-1, system.next_state)
-            )
+            state, next_state = system.state, system.next_state
+            into_weights = system.gamma * left.index_select(-1, state) * right.index_select(-1, next_state)
         return into_weights, adjoint, None
 
     @staticmethod

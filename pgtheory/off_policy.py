@@ -265,9 +265,7 @@ def off_policy_ledger(
     steps = {name: Moments(target) for name in losses}
     idle, may_pull = dict.fromkeys(losses, 0.0), 0.0
     for weight, prompt in prompts(mdp):
-        responses, probabilities = enumerate_trajectories(prompt, drawn_by, horizon=horizon)
-        scores = Scores(responses, policy, mdp.available)
-        for probability, groups, chosen in _groups(prompt, h, drawn_by, old, responses, probabilities, size):
+        for probability, groups, chosen, scores in _groups(prompt, h, drawn_by, old, horizon, size):
             chance = weight * probability
             returns = groups.rewards.sum(-1)
             unequal = (returns != returns[:, :1]).any(-1)[:, None, None] & groups.mask
@@ -294,25 +292,20 @@ def _expected_number(probability: Tensor, tokens: Tensor) -> float:
 
 
 def _groups(
-    mdp: FiniteMDP,
-    preferences: Tensor,
-    sampler: Tensor,
-    old: Tensor,
-    responses: Trajectories,
-    probabilities: Tensor,
-    size: int,
-) -> Iterator[tuple[Tensor, OffPolicyGroup, Tensor]]:
-    """Chunk by chunk, the probabilities of all groups of responses, what three policies say of them, and which."""
+    mdp: FiniteMDP, preferences: Tensor, sampler: Tensor, old: Tensor, horizon: int, size: int
+) -> Iterator[tuple[Tensor, OffPolicyGroup, Tensor, Scores]]:
+    """Chunk by chunk the probabilities of all groups of the sampler, what three policies say, who they are, scores."""
+    responses, probabilities = enumerate_trajectories(mdp, sampler, horizon=horizon)
+    scores = Scores(responses, softmax_policy(preferences, available=mdp.available), mdp.available)
     told = [
         at_steps(log_softmax_policy(preferences, available=mdp.available), responses),
         *(_log_at_steps(name, table, responses) for name, table in (("old_policy", old), ("sampler", sampler))),
     ]
-    horizon = responses.mask.shape[1]
     for chosen in groups_up_to_order(len(probabilities), size, horizon, preferences.device):
         drawn = Trajectories(*(field[chosen] for field in responses))
         new, denominator, drew = (log[chosen] for log in told)
         group = OffPolicyGroup(new, denominator, drew, drawn.rewards, drawn.mask, drawn.states[..., :-1], drawn.actions)
-        yield group_probabilities(chosen, probabilities), group, chosen
+        yield group_probabilities(chosen, probabilities), group, chosen, scores
 
 
 def _log_at_steps(name: str, table: Tensor, responses: Trajectories) -> Tensor:

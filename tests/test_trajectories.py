@@ -230,8 +230,10 @@ def assert_frequencies(mdp: FiniteMDP, policy: torch.Tensor, horizon: int, seed:
     chance.assert_counts(counts, probabilities, n, tests)
 
 
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("name", SMALL)
-def test_sampled_frequencies_are_those_of_the_enumeration(name):
+def test_sampled_frequencies_are_those_of_the_enumeration(name, path, monkeypatch):
+    take(path, monkeypatch)
     mdp, horizon = SMALL[name]
     assert_frequencies(mdp, random_policy(mdp, 2), horizon, seed=1, tests=len(SMALL))
 
