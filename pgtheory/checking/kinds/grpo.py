@@ -102,6 +102,7 @@ def check_grpo(
         Shao et al., "DeepSeekMath", 2024, eq. (3); Liu et al., "Understanding R1-Zero-Like Training", 2025.
 
     Example:
+        >>> import torch
         >>> def loss(log_probs, old_log_probs, rewards, mask):
         ...     ratio = (log_probs - old_log_probs).exp()
         ...     a = ((rewards - rewards.mean()) / (rewards.std() + 1e-4)).unsqueeze(-1)

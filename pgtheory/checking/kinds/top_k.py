@@ -66,6 +66,7 @@ def check_top_k(
         Fan, Lewis and Dauphin (2018).
 
     Example:
+        >>> import math
         >>> def filtered(logits, k):
         ...     threshold = logits.topk(k - 1 or 1).values[..., -1:]
         ...     return logits.masked_fill(logits < threshold, -math.inf)

@@ -84,6 +84,7 @@ def check_top_p(
         Holtzman, Buys, Du, Forbes and Choi (2020), section 3.1.
 
     Example:
+        >>> import torch
         >>> def nucleus(logits, p):
         ...     ranked, order = logits.sort(descending=True)
         ...     removed = ranked.softmax(-1).cumsum(-1) > p

@@ -55,6 +55,7 @@ def check_v_trace(
         Espeholt et al., "IMPALA", 2018, eq. (1) and section 4.2.
 
     Example:
+        >>> import torch
         >>> def targets(rewards, values, next_values, log_rhos, gamma):
         ...     rho, carry, out = (-log_rhos).exp().clamp(max=1.0), 0.0, []
         ...     delta = rho * (rewards + gamma * next_values - values)

@@ -60,6 +60,7 @@ def check_value_loss(
         Policy Gradients", 2020, section 3.
 
     Example:
+        >>> import torch
         >>> def loss(values, old_values, returns, clip):
         ...     clipped = old_values + (values - old_values).clamp(-clip, clip)
         ...     return torch.min((values - returns) ** 2, (clipped - returns) ** 2).mean()
