@@ -14,7 +14,7 @@ from pgtheory import _checks, _ratios
 from pgtheory._precision import wide
 from pgtheory.advantages import generalized_advantages
 from pgtheory.softmax_policy import SoftmaxPolicy
-from pgtheory.surrogates import Clip, importance_ratios, kl_estimate, ppo_clip_loss
+from pgtheory.surrogates import importance_ratios, kl_estimate, ppo_clip_loss
 from pgtheory.training._arguments import check_fits, check_learner
 from pgtheory.training._configuration import of_source
 from pgtheory.training._episodes import Rollout, check_envs, drawn_seed, replay, sample_rollout
@@ -109,7 +109,7 @@ class PPOTrainer(Resumable):
         optimizer: torch.optim.Optimizer,
         n_steps: int = 128,
         lam: float = 0.95,
-        clip: Clip = 0.2,
+        clip: float | tuple[float, float] = 0.2,
         n_epochs: int = 4,
         n_minibatches: int = 4,
         normalize: bool = True,
