@@ -1,8 +1,11 @@
 """The entries of the API: what they leave out, how a long signature is set, and the tables of bad input."""
 
 import re
+from importlib import import_module
 from importlib.util import find_spec
+from inspect import unwrap
 from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from docutils import nodes
@@ -29,6 +32,15 @@ def name_public_paths(
         return text and re.sub(r"(\w+)\._(\w+)\.", path, text).replace("<factory>", "...")
 
     return public(signature), public(result)
+
+
+def module_of_source(app: Sphinx, module: str, attribute: str) -> str | None:
+    """Where the source of a name stands: of a check, which takes one option more, where it was written."""
+    try:
+        value = attrgetter(attribute)(import_module(module))
+    except (AttributeError, ImportError):
+        return None
+    return getattr(unwrap(value), "__module__", None) if callable(value) else None
 
 
 def set_parameters_in_boxes(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
@@ -71,3 +83,4 @@ def setup(app: Sphinx) -> None:
     app.connect("html-page-context", set_parameters_in_boxes)
     app.connect("autodoc-skip-member", skip_field_aliases)
     app.connect("autodoc-process-signature", name_public_paths)
+    app.connect("viewcode-follow-imported", module_of_source)

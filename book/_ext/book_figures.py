@@ -1,14 +1,16 @@
 """Figures in a light and a dark version, the palette, and errors without their tracebacks."""
 
 import hashlib
-import json
 import os
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Any
 
+import nbformat
 from docutils import nodes
 from docutils.parsers.rst import Directive
+from jupyter_cache import get_cache
 from sphinx import addnodes
 from sphinx.application import Sphinx
 
@@ -31,8 +33,11 @@ def outputs_of(folder: Path, docname: str) -> list[dict[str, Any]]:
     path = folder / f"{docname}.ipynb"
     if not path.exists():
         return []
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return [output for cell in cells for output in cell.get("outputs", [])]
+    notebook = nbformat.read(path, 4)
+    with suppress(KeyError):  # executed just now: MyST-NB leaves out the outputs that it has from the cache
+        _, notebook = get_cache(folder.parent / ".jupyter_cache").merge_match_into_notebook(notebook)
+        nbformat.write(notebook, path)
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
 
 
 def add_dark_versions(app: Sphinx, doctree: nodes.document) -> None:
