@@ -1,6 +1,9 @@
 """Oracles: printed values of Sutton and Barto, closed forms, NumPy and SciPy solves, enumeration, differences."""
 
 import itertools
+import os
+import subprocess
+import sys
 from fractions import Fraction
 from functools import partial
 
@@ -1175,3 +1178,16 @@ class TestLimits:
             monte_carlo_values(batch._replace(states=states), 1.0, n_states=7)
         found = monte_carlo_values(batch._replace(states=batch.states.to(torch.uint8)), 1.0, n_states=7)
         assert torch.equal(found.counts, monte_carlo_values(batch, 1.0, n_states=7).counts)
+
+
+def test_values_of_many_policies_are_right_whatever_the_number_of_threads_was_set_to() -> None:
+    code = (
+        "import torch, pgtheory as pg\n"
+        "torch.set_num_threads(2)\n"
+        "g = torch.Generator().manual_seed(0)\n"
+        "mdp = pg.gallery.garnet(170, 3, 170, generator=g)\n"
+        "policies = torch.rand(4, 170, 3, dtype=torch.float64, generator=g).softmax(-1)\n"
+        "both = pg.state_values(mdp, policies, 0.9), torch.stack([pg.state_values(mdp, p, 0.9) for p in policies])\n"
+        "torch.testing.assert_close(*both)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "2"}, check=True, timeout=300)

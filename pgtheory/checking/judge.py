@@ -35,7 +35,7 @@ from pgtheory.checking.calling import (
 )
 from pgtheory.checking.report import Mistake, Report, UnknownForm
 from pgtheory.checking.space import Explanation, Space
-from pgtheory.checking.verdicts import RTOL, Asked, Trial, one_thread, quietly, random_state_kept, same, tried, verdict
+from pgtheory.checking.verdicts import RTOL, Asked, Trial, quietly, random_state_kept, same, tried, verdict
 
 # What sums in half precision may be off by, in units of the largest number.
 HALF = 0.02
@@ -166,7 +166,7 @@ class Check:
         names: Mapping[str, str] | None = None,
     ) -> Report:
         """The report of a function: see the public functions `check_...`."""
-        with random_state_kept(), one_thread():
+        with random_state_kept():
             return _judged(self, function, call, layout, names)
 
     def bench(self, facts: frozenset[str], *, rows: bool = False) -> "Bench":

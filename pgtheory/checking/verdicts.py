@@ -343,17 +343,6 @@ def quietly(call: Callable[..., _T], *arguments: Any) -> _T:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute in one thread: what a check computes is small, and threads that wait for each other cost more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
 def random_state_kept() -> Iterator[None]:
     """Put the global random states back, which the functions under test may use."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002

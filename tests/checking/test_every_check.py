@@ -321,20 +321,11 @@ def test_a_form_that_cannot_be_right_is_soon_left(key: str) -> None:
     assert report.n_cases <= len(calls) <= report.n_cases + 20
 
 
-def test_a_check_computes_in_one_thread_and_puts_the_number_back() -> None:
-    before, seen = torch.get_num_threads(), set()
-
-    def function(rewards: Tensor, gamma: float) -> Tensor:
-        seen.add(torch.get_num_threads())
-        return rewards
-
-    torch.set_num_threads(3)
-    try:
-        CHECKS["returns"](function)
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
-    assert seen == {1}
+def test_a_check_leaves_the_number_of_threads_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    # To set it, if only to put it back, has torch solve large systems in batches wrongly: see pgtheory._linear.
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: pytest.fail("the number of threads was set"))
+    CHECKS["returns"](lambda rewards, gamma: rewards)
+    CHECKS["policy_gradient"](lambda log_probs, rewards, gamma, mask: (log_probs * mask).sum())
 
 
 def test_kinds_import_nothing_private_from_each_other() -> None:

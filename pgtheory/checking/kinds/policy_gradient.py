@@ -19,7 +19,7 @@ from pgtheory.checking.kinds.policy_gradient_mistakes import MISTAKES
 from pgtheory.checking.loss_forms import EXAMPLE, LossForm, forms
 from pgtheory.checking.recipes import Recipe, faults, recipes, stacked_slopes
 from pgtheory.checking.report import Counterexample, Report
-from pgtheory.checking.verdicts import one_thread, random_state_kept
+from pgtheory.checking.verdicts import random_state_kept
 
 # A right loss may compute in single precision; a known mistake may add 1e-5 to a denominator.
 RIGHT, SAME = 1e-4, 1e-3
@@ -150,11 +150,10 @@ def _judged(
     except Misfit as error:
         raise misunderstood("policy_gradient", {"its arguments by their names": str(error)}, EXAMPLE) from None
     found, misfits = [], dict[str, str]()
-    with one_thread():
-        for meaning in dict.fromkeys(meaning for meaning, _, _ in candidates):
-            verdict = _best([(tier, form) for m, tier, form in candidates if m == meaning], misfits)
-            if verdict is not None:
-                found.append((meaning, _report(verdict)))
+    for meaning in dict.fromkeys(meaning for meaning, _, _ in candidates):
+        verdict = _best([(tier, form) for m, tier, form in candidates if m == meaning], misfits)
+        if verdict is not None:
+            found.append((meaning, _report(verdict)))
     if not found:
         raise misunderstood("policy_gradient", misfits, EXAMPLE)
     return agreed(found)
