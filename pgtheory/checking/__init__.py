@@ -48,7 +48,6 @@ if TYPE_CHECKING:  # for type checkers alone; a check that is not listed here ha
         **options: Any,
     ) -> Report:
         """What all checks take; some take more."""
-        raise NotImplementedError
 
     check_accumulation = _check
     check_advantages = _check
