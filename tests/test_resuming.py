@@ -1,5 +1,6 @@
 """A run goes on bit for bit, whatever has stopped it; a file that does not fit changes nothing."""
 
+import gc
 import math
 import re
 import subprocess
@@ -251,9 +252,14 @@ class Interrupt:
         return self.trace
 
     def __call__(self, call: Callable[[], Any], stop_at: int = -1) -> bool:
-        """Whether the call was stopped, at that place of all that it reaches."""
+        """Whether the call was stopped, at that place of all that it reaches.
+
+        Nothing is collected meanwhile: collecting calls what others have hung on it (Hypothesis does), at a time of
+        its own, and swallows an exception that is raised there.
+        """
         self.places, self.stop_at = [], stop_at
         before = sys.gettrace()
+        gc.disable()
         sys.settrace(self.trace)
         try:
             call()
@@ -261,6 +267,7 @@ class Interrupt:
             return True
         finally:
             sys.settrace(before)
+            gc.enable()
         return False
 
     def choice(self, reset: Callable[[], Any], call: Callable[[], Any], at_most: int) -> list[int]:
