@@ -85,7 +85,7 @@ def bounds(piece: int, n_pieces: int, horizon: int) -> Any:
     return start + horizon * k // n_pieces, start + horizon * (k + 1) // n_pieces
 
 
-@jit
+@functools.partial(jit, fused=True)
 def add_up(first: int, stop: int, terms: Any, rate: float, horizon: int, n_pieces: int, cut: Any, sums: Any) -> None:
     """Σ_l rate^l x_{t+l} within each of up to four pieces, up to a step that is cut off from the next, in float64."""
     last = stop - 1  # formed several times, where there are fewer than four

@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from pgtheory import _compiled
+from pgtheory.mdp import FiniteMDP
 
 ROOT = Path(__file__).parents[1]
 F64 = torch.float64
@@ -71,3 +73,24 @@ def load(path: str) -> ModuleType:
 def numbered_chapters() -> list[Path]:
     """The chapters with a number, each of which has its module, in the order of the book."""
     return list(load(".ci/exercises.py").chapters())
+
+
+def random_policy(mdp: FiniteMDP, *batch: int, seed: int = 0) -> Tensor:
+    """Strictly positive on A(s), zero elsewhere."""
+    weights = torch.rand(*batch, mdp.n_states, mdp.n_actions, dtype=torch.float64, generator=seeded(seed)) + 0.1
+    weights = torch.where(mdp.available, weights, 0.0)
+    return weights / weights.sum(-1, keepdim=True).clamp(min=1e-9)
+
+
+def numpy_system(mdp: FiniteMDP, policy: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """P_π and r_π by loops over the outcomes, in NumPy."""
+    P, r = np.zeros((mdp.n_states, mdp.n_states)), np.zeros(mdp.n_states)
+    for s, a, s_next, index, p in zip(*(column.tolist() for column in mdp.outcomes), strict=True):
+        P[s, s_next] += float(policy[s, a]) * p
+        r[s] += float(policy[s, a]) * p * float(mdp.rewards[index])
+    return P, r
+
+
+def numpy_values(mdp: FiniteMDP, policy: Tensor, gamma: float) -> np.ndarray:
+    P, r = numpy_system(mdp, policy)
+    return np.linalg.solve(np.eye(mdp.n_states) - gamma * P, r)

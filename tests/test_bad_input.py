@@ -7,7 +7,8 @@ from functools import cache
 from typing import Any
 
 import pytest
-from bad_input import CALLS, Value, is_named, values_of
+from bad_input import Value, is_named, values_of
+from valid_calls import CALLS
 
 import pgtheory
 

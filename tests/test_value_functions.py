@@ -1,26 +1,20 @@
 """Oracles: printed values of Sutton and Barto, closed forms, NumPy and SciPy solves, enumeration, differences."""
 
-import itertools
-import os
-import subprocess
-import sys
 from fractions import Fraction
 from functools import partial
 
-import chance
 import numpy as np
 import pytest
 import scipy.sparse
 import scipy.sparse.linalg
 import torch
-from helpers import seeded
+from helpers import numpy_system, numpy_values, random_policy, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from pgtheory import _krylov, _linear, gallery
 from pgtheory import value_functions as vf
-from pgtheory._elimination import eliminate
 from pgtheory.mdp import FiniteMDP, check_policy, equiprobable_policy
 from pgtheory.trajectories import Trajectories, enumerate_trajectories, sample_trajectories
 from pgtheory.value_functions import (
@@ -54,27 +48,6 @@ FIGURE_3_5 = [
     [14.4, 16.0, 14.4, 13.0, 11.7],
 ]
 FIGURE_4_1 = [0, -14, -20, -22, -14, -18, -20, -20, -20, -20, -18, -14, -22, -20, -14, 0]
-
-
-def random_policy(mdp: FiniteMDP, *batch: int, seed: int = 0) -> Tensor:
-    """Strictly positive on A(s), zero elsewhere."""
-    weights = torch.rand(*batch, mdp.n_states, mdp.n_actions, dtype=torch.float64, generator=seeded(seed)) + 0.1
-    weights = torch.where(mdp.available, weights, 0.0)
-    return weights / weights.sum(-1, keepdim=True).clamp(min=1e-9)
-
-
-def numpy_system(mdp: FiniteMDP, policy: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """P_π and r_π by loops over the outcomes, in NumPy."""
-    P, r = np.zeros((mdp.n_states, mdp.n_states)), np.zeros(mdp.n_states)
-    for s, a, s_next, index, p in zip(*(column.tolist() for column in mdp.outcomes), strict=True):
-        P[s, s_next] += float(policy[s, a]) * p
-        r[s] += float(policy[s, a]) * p * float(mdp.rewards[index])
-    return P, r
-
-
-def numpy_values(mdp: FiniteMDP, policy: Tensor, gamma: float) -> np.ndarray:
-    P, r = numpy_system(mdp, policy)
-    return np.linalg.solve(np.eye(mdp.n_states) - gamma * P, r)
 
 
 def sparse_route(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -841,101 +814,6 @@ class TestFiniteHorizon:
         assert torch.autograd.gradcheck(lambda h: finite_horizon_values(mdp, h.softmax(-1), 0.9, horizon=4), h)
 
 
-def loop_monte_carlo(trajectories: Trajectories, gamma: float, n_states: int, visit: str) -> tuple[list[float], ...]:
-    """Sutton and Barto's algorithm (section 5.1) by loops: mean, standard error, counts."""
-    per_episode: list[dict[int, list[float]]] = []
-    for n in range(len(trajectories.states)):
-        T, G, returns = int(trajectories.mask[n].sum()), 0.0, {}
-        for t in reversed(range(T)):
-            G = float(trajectories.rewards[n, t]) + gamma * G
-            s = int(trajectories.states[n, t])
-            returns[s] = [G] if visit == "first" else [*returns.get(s, []), G]
-        per_episode.append(returns)
-    means, errors, counts = [], [], []
-    for s in range(n_states):
-        groups = [episode[s] for episode in per_episode if s in episode]
-        count = sum(len(g) for g in groups)
-        mean = sum(sum(g) for g in groups) / count if count else float("nan")
-        z = [sum(x - mean for x in g) for g in groups]
-        n = len(groups)
-        error = (n / (n - 1) * sum(x * x for x in z)) ** 0.5 / count if n > 1 else float("nan")
-        means.append(mean)
-        errors.append(error)
-        counts.append(count)
-    return means, errors, counts
-
-
-class TestMonteCarlo:
-    @pytest.mark.parametrize("visit", ["first", "every"])
-    def test_it_is_the_textbook_loop(self, visit: str) -> None:
-        mdp = gallery.garnet(6, 2, 3, stop_probability=0.3, seed=2)
-        episodes = sample_trajectories(mdp, equiprobable_policy(mdp), 40, horizon=100, generator=seeded())
-        found = monte_carlo_values(episodes, 0.9, n_states=8, visit=visit)  # type: ignore[arg-type]
-        for ours, theirs in zip(found, loop_monte_carlo(episodes, 0.9, 8, visit), strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-12)
-        assert found.mean[7].isnan()
-        assert found.counts[7] == 0
-
-    def test_first_visit_error_is_the_standard_deviation_over_root_n(self) -> None:
-        mdp = gallery.random_walk()
-        episodes = sample_trajectories(mdp, equiprobable_policy(mdp), 50, horizon=400, generator=seeded())
-        found = monte_carlo_values(episodes, 1.0, n_states=7)
-        starts_at_3 = episodes.rewards.sum(-1)  # the first visit to 3 is S_0, so its return is the whole return
-        assert found.counts[3] == 50
-        assert found.standard_error[3].item() == pytest.approx(starts_at_3.std().item() / 50**0.5)
-
-    @pytest.mark.parametrize("visit", ["first", "every"])
-    def test_estimates_lie_around_the_exact_values(self, visit: str) -> None:
-        mdp = gallery.random_walk()
-        policy = equiprobable_policy(mdp)
-        episodes = sample_trajectories(mdp, policy, 20_000, horizon=500, generator=seeded())
-        found = monte_carlo_values(episodes, 1.0, n_states=7, visit=visit)  # type: ignore[arg-type]
-        z = (found.mean - state_values(mdp, policy, 1.0))[1:6] / found.standard_error[1:6]
-        assert z.abs().max() < chance.most_errors(2 * 5)
-
-    def test_every_visit_error_does_not_treat_visits_as_independent(self) -> None:
-        # spread of the estimate over 400 batches against its stated error; visits as units would state half as much
-        mdp = gallery.random_walk()
-        policy = equiprobable_policy(mdp)
-        means, errors = [], []
-        for seed in range(400):
-            episodes = sample_trajectories(mdp, policy, 100, horizon=400, generator=seeded(seed))
-            found = monte_carlo_values(episodes, 1.0, n_states=7, visit="every")
-            means.append(found.mean[3])
-            errors.append(found.standard_error[3])
-        ratio = torch.stack(errors).mean() / torch.stack(means).std()
-        # a standard deviation from 400 draws has a relative error of 1/√800 = 3.5 %
-        assert abs(ratio - 1) < chance.most_errors(1) / 800**0.5
-
-    @pytest.mark.equation("prop-monte-carlo")
-    def test_first_visit_is_unbiased_and_every_visit_is_not(self) -> None:
-        # One state that stays with probability 1/2, reward 1 per step, γ = 1: v = 2. One episode of length L gives
-        # the first-visit estimate L and the every-visit estimate (L + 1)/2, of mean E[(L + 1)/2] = 1.5.
-        mdp = FiniteMDP.from_outcomes(
-            [(0, 0, 0, 1.0, 0.5), (0, 0, 1, 1.0, 0.5)], n_states=2, n_actions=1, initial=0, terminal=[1]
-        )
-        trajectories, probability = enumerate_trajectories(mdp, torch.ones(2, 1, dtype=torch.float64), horizon=50)
-        ended = trajectories.terminated
-        means: dict[str, float] = dict.fromkeys(("first", "every"), 0.0)
-        for n in ended.nonzero()[:, 0].tolist():
-            one = Trajectories(*(x[n : n + 1] for x in trajectories))
-            for visit in means:
-                found = monte_carlo_values(one, 1.0, n_states=2, visit=visit)  # type: ignore[arg-type]
-                means[visit] += float(probability[n] * found.mean[0])
-        assert probability[~ended].sum() < 1e-14
-        assert means["first"] == pytest.approx(2.0, abs=1e-10)
-        assert means["every"] == pytest.approx(1.5, abs=1e-10)
-
-    def test_padding_is_not_read(self) -> None:
-        mdp = gallery.random_walk()
-        episodes = sample_trajectories(mdp, equiprobable_policy(mdp), 20, horizon=300, generator=seeded())
-        holed = episodes._replace(rewards=torch.where(episodes.mask, episodes.rewards, torch.nan))
-        for ours, theirs in zip(
-            monte_carlo_values(holed, 0.9, n_states=7), monte_carlo_values(episodes, 0.9, n_states=7), strict=True
-        ):
-            torch.testing.assert_close(ours, theirs, equal_nan=True)
-
-
 TOY = gallery.two_state_toy()
 HALF = torch.full((3, 2), 0.5, dtype=torch.float64)
 ZERO = torch.zeros(3, dtype=torch.float64)
@@ -1066,128 +944,3 @@ BAD_CALLS = [
 def test_bad_input_is_an_error(call: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()  # type: ignore[operator]
-
-
-def exact_robot_values(gamma: float) -> tuple[list[Fraction], tuple[int, int]]:
-    """The optimal values and actions of the recycling robot, by all its policies in rational arithmetic."""
-    robot, g = gallery.recycling_robot(), Fraction(gamma)
-    columns = [column.tolist() for column in robot.outcomes]
-    best: tuple[list[Fraction], tuple[int, int]] | None = None
-    for actions in itertools.product(range(3), repeat=2):
-        if not all(robot.available[s, actions[s]] for s in range(2)):
-            continue
-        A, r = [[Fraction(1), Fraction(0)], [Fraction(0), Fraction(1)]], [Fraction(0), Fraction(0)]
-        for s, a, s_next, index, p in zip(*columns, strict=True):
-            if a == actions[s]:
-                A[s][s_next] -= g * Fraction(p)
-                r[s] += Fraction(p) * Fraction(float(robot.rewards[index]))
-        det = A[0][0] * A[1][1] - A[0][1] * A[1][0]
-        v = [(r[0] * A[1][1] - A[0][1] * r[1]) / det, (A[0][0] * r[1] - A[1][0] * r[0]) / det]
-        if best is None or v > best[0]:
-            best = v, actions
-    assert best is not None
-    return best
-
-
-class TestLimits:
-    @pytest.mark.parametrize("distance", [1e-2, 1e-6, 1e-10, 1e-11, 1e-13, 1e-15])
-    def test_optimal_values_are_right_however_near_gamma_is_to_one(self, distance: float) -> None:
-        gamma = 1 - distance
-        expected, actions = exact_robot_values(gamma)
-        found = optimal_values(gallery.recycling_robot(), gamma)
-        for x, y in zip(found.tolist(), expected, strict=True):
-            assert abs(Fraction(x) / y - 1) < 1e-13
-        assert optimal_policy(gallery.recycling_robot(), gamma).argmax(-1).tolist() == list(actions)
-
-    def test_optimal_values_that_rounding_does_not_decide_are_refused(self) -> None:
-        # Many stakes are equally good, and they differ in how long they play: 1e-14 decides between them.
-        with pytest.raises(RuntimeError, match=r"known to .* of the largest only, not to 1e-06"):
-            optimal_values(gallery.gamblers_problem(zero_stake=True), 1 - 1e-14)
-
-    @pytest.mark.parametrize("n", [700, 20_000, 100_000])
-    def test_a_long_random_walk_is_solved_at_gamma_one(self, n: int) -> None:
-        # v(k) = k / (n+1); η is the Green's function of the walk, 2 min(k, c) (n+1 − max(k, c)) / (n+1)
-        walk = gallery.random_walk(n)
-        policy, k, c = equiprobable_policy(walk), torch.arange(1, n + 1).double(), (n + 1) // 2
-        values = state_values(walk, policy, 1.0)[1:-1]
-        torch.testing.assert_close(values, k / (n + 1), rtol=1e-12, atol=1e-14)
-        visits = solve_bellman(walk, policy, 1.0, walk.initial, transpose=True)[1:-1]
-        expected = 2 * k.clamp(max=c) * (n + 1 - k.clamp(min=c)) / (n + 1)
-        torch.testing.assert_close(visits, expected, rtol=1e-12, atol=0.0)
-        torch.testing.assert_close(optimal_values(walk, 1.0)[1:-1], k / (n + 1), rtol=1e-12, atol=1e-14)
-
-    def test_elimination_solves_what_scipy_solves(self) -> None:
-        mdp = gallery.garnet(300, 2, 3, stop_probability=0.01, seed=3)
-        policy = random_policy(mdp)
-        o = mdp.outcomes
-        weight = policy[o.state, o.action] * o.probability * 0.99
-        kept = torch.zeros(301, dtype=torch.float64).index_add_(0, o.state, weight)
-        factors = eliminate(o.state, o.next_state, weight, 1 - kept, fill=1e9)
-        assert factors is not None
-        P, _ = numpy_system(mdp, policy)
-        b = torch.randn(301, dtype=torch.float64, generator=seeded())
-        A = np.eye(301) - 0.99 * P
-        np.testing.assert_allclose(factors.solve(b, transpose=False), np.linalg.solve(A, b), rtol=1e-9, atol=1e-11)
-        np.testing.assert_allclose(factors.solve(b, transpose=True), np.linalg.solve(A.T, b), rtol=1e-9, atol=1e-11)
-
-    def test_elimination_gives_up_where_the_entries_become_too_many(self) -> None:
-        mdp = gallery.garnet(3000, 1, 8, seed=3)
-        o = mdp.outcomes
-        leak = torch.full((3000,), 0.1, dtype=torch.float64)
-        assert eliminate(o.state, o.next_state, 0.9 * o.probability, leak, fill=2.0) is None
-
-    def test_the_derivative_through_a_long_walk_is_that_of_its_closed_form(self) -> None:
-        # dv/db(c) of v(c) is the expected number of visits to c from c: 2 c (n+1−c) / (n+1)
-        n = 5000
-        walk = gallery.random_walk(n)
-        b = torch.zeros(n + 2, dtype=torch.float64, requires_grad=True)
-        c = (n + 1) // 2
-        (slope,) = torch.autograd.grad(solve_bellman(walk, equiprobable_policy(walk), 1.0, b)[c], b)
-        assert abs(slope[c].item() / (2 * c * (n + 1 - c) / (n + 1)) - 1) < 1e-12
-
-    def test_horizons_too_long_to_hold_are_refused(self) -> None:
-        walk = gallery.random_walk()
-        with pytest.raises(ValueError, match=r"finite_horizon_values would hold 1,000,000,001 x 7 numbers"):
-            finite_horizon_values(walk, equiprobable_policy(walk), 1.0, horizon=10**9)
-        with pytest.raises(ValueError, match=r"finite_horizon_optimal_values would hold 1,000,000,000 x 7 x 1 numbers"):
-            finite_horizon_optimal_values(walk, 1.0, horizon=10**9)
-
-    def test_half_precision_is_summed_in_float32(self) -> None:
-        # 4096 outcomes of 2^-12 and a reward of 1 each: a half stops counting at 2048 of them.
-        n = 4096
-        s = torch.zeros(n, dtype=torch.int64)
-        p = torch.full((n,), 1 / n, dtype=torch.float16)
-        mdp = FiniteMDP.from_outcomes(
-            (s, s, s + 1 + torch.arange(n), p * 0 + 1, p),
-            n_states=n + 1,
-            n_actions=1,
-            initial=0,
-            terminal=range(1, n + 1),
-        )
-        policy = equiprobable_policy(mdp)
-        assert mdp.expected_rewards()[0, 0] == 1.0
-        assert state_values(mdp, policy, 1.0)[0] == 1.0
-        assert finite_horizon_values(mdp, policy, 1.0, horizon=1)[0, 0] == 1.0
-
-    def test_a_state_of_minus_one_is_named_and_never_wraps(self) -> None:
-        walk = gallery.random_walk()
-        batch = sample_trajectories(walk, equiprobable_policy(walk), 2, horizon=200, generator=seeded())
-        states = batch.states.clone()
-        states[1, 0] = -1
-        with pytest.raises(ValueError, match=r"trajectories.states is -1 at n=1, t=0, not in 0\.\.6"):
-            monte_carlo_values(batch._replace(states=states), 1.0, n_states=7)
-        found = monte_carlo_values(batch._replace(states=batch.states.to(torch.uint8)), 1.0, n_states=7)
-        assert torch.equal(found.counts, monte_carlo_values(batch, 1.0, n_states=7).counts)
-
-
-def test_values_of_many_policies_are_right_whatever_the_number_of_threads_was_set_to() -> None:
-    code = (
-        "import torch, pgtheory as pg\n"
-        "torch.set_num_threads(2)\n"
-        "g = torch.Generator().manual_seed(0)\n"
-        "mdp = pg.gallery.garnet(170, 3, 170, generator=g)\n"
-        "policies = torch.rand(4, 170, 3, dtype=torch.float64, generator=g).softmax(-1)\n"
-        "both = pg.state_values(mdp, policies, 0.9), torch.stack([pg.state_values(mdp, p, 0.9) for p in policies])\n"
-        "torch.testing.assert_close(*both)\n"
-    )
-    subprocess.run([sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "2"}, check=True, timeout=300)
