@@ -158,13 +158,22 @@ def test_a_public_function_added_to_a_module_is_a_name_of_the_package(tmp_path: 
 @pytest.mark.timeout(900)
 def test_a_type_checker_sees_every_name_of_the_package(tmp_path: Path) -> None:
     user = tmp_path / "user.py"
-    lines = [f"from pgtheory import {name}\nreveal_type({name})" for name in ("softmax_policy", "check_returns")]
-    user.write_text("\n".join([*lines, "import pgtheory", "pgtheory.FiniteMDP", "pgtheory.nothing", ""]))
-    command = [sys.executable, "-m", "mypy", "--strict", str(user)]
+    lines = [f"from pgtheory import {name}\nreveal_type({name})" for name in ("softmax_policy", "check_ppo")]
+    right = ["check_ppo(print, clip=0.3)", 'check_ppo(print, clip=0.3, checks="1.0")']
+    wrong = ["check_ppo(print, klip=0.3)", 'check_ppo(print, clip="0.3")']
+    user.write_text(
+        "\n".join([*lines, "import pgtheory", "pgtheory.FiniteMDP", "pgtheory.nothing", *right, *wrong, ""])
+    )
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-pretty", str(user)]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
     notes = [line.partition(": ")[2] for line in said.splitlines() if "user.py" in line]
-    assert [note.partition('"')[2][:4] for note in notes[:2]] == ["def ", "def "], said
-    assert notes[2:] == ['error: Module has no attribute "nothing"  [attr-defined]'], said
+    assert [note.partition('"')[2].partition("(")[0] for note in notes[:2]] == [
+        "def ",
+        "pgtheory.checking._Pinnable[[function: ",
+    ], said
+    errors = [note for note in notes[2:] if note.startswith("error: ")]
+    assert errors[0] == 'error: Module has no attribute "nothing"  [attr-defined]', said
+    assert [error.partition(" of ")[0] for error in errors[1:]] == ["error: No overload variant"] * len(wrong), said
 
 
 DOCUMENTED = [(module, name) for module, name in PUBLIC if callable(getattr(module, name))]

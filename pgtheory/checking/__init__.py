@@ -32,45 +32,69 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:  # for type checkers alone; a check that is not listed here has the type Any
-    from collections.abc import Mapping
-    from typing import Any
+    from collections.abc import Callable
+    from typing import Any, ParamSpec, Protocol, overload
 
-    from pgtheory.checking.calling import Call
+    from pgtheory.checking.kinds import (
+        accumulation,
+        advantages,
+        entropy,
+        environment,
+        group_advantages,
+        grpo,
+        importance_weights,
+        kl,
+        kl_in_reward,
+        lambda_returns,
+        log_probs,
+        masked_mean,
+        n_step,
+        policy_gradient,
+        ppo,
+        returns,
+        softmax,
+        top_k,
+        top_p,
+        v_trace,
+        value_loss,
+        whitening,
+    )
 
-    def _check(
-        function: Any = None,
-        /,
-        *,
-        call: Call | None = None,
-        layout: str | None = None,
-        names: Mapping[str, str] | None = None,
-        checks: str | None = None,
-        **options: Any,
-    ) -> Report:
-        """What all checks take; some take more."""
+    P = ParamSpec("P")
 
-    check_accumulation = _check
-    check_advantages = _check
-    check_entropy = _check
-    check_mdp = _check
-    check_group_advantages = _check
-    check_grpo = _check
-    check_importance_weights = _check
-    check_kl = _check
-    check_kl_in_reward = _check
-    check_lambda_returns = _check
-    check_log_probs = _check
-    check_masked_mean = _check
-    check_n_step = _check
-    check_policy_gradient = _check
-    check_ppo = _check
-    check_returns = _check
-    check_softmax = _check
-    check_top_k = _check
-    check_top_p = _check
-    check_v_trace = _check
-    check_value_loss = _check
-    check_whitening = _check
+    class _Pinnable(Protocol[P]):
+        """A check, which takes `checks` beside what its own file says."""
+
+        @overload
+        def __call__(self, *arguments: P.args, **options: P.kwargs) -> Report: ...
+        @overload
+        def __call__(self, function: Any = None, /, *, checks: str | None, **options: Any) -> Report: ...
+
+    def _pinnable(check: Callable[P, Report], /) -> _Pinnable[P]:
+        """The type that the catalogue gives to each check."""
+
+    check_accumulation = _pinnable(accumulation.check_accumulation)
+    check_advantages = _pinnable(advantages.check_advantages)
+    check_entropy = _pinnable(entropy.check_entropy)
+    check_group_advantages = _pinnable(group_advantages.check_group_advantages)
+    check_grpo = _pinnable(grpo.check_grpo)
+    check_importance_weights = _pinnable(importance_weights.check_importance_weights)
+    check_kl = _pinnable(kl.check_kl)
+    check_kl_in_reward = _pinnable(kl_in_reward.check_kl_in_reward)
+    check_lambda_returns = _pinnable(lambda_returns.check_lambda_returns)
+    check_log_probs = _pinnable(log_probs.check_log_probs)
+    check_masked_mean = _pinnable(masked_mean.check_masked_mean)
+    check_mdp = _pinnable(environment.check_mdp)
+    check_n_step = _pinnable(n_step.check_n_step)
+    check_policy_gradient = _pinnable(policy_gradient.check_policy_gradient)
+    check_ppo = _pinnable(ppo.check_ppo)
+    check_returns = _pinnable(returns.check_returns)
+    check_softmax = _pinnable(softmax.check_softmax)
+    check_top_k = _pinnable(top_k.check_top_k)
+    check_top_p = _pinnable(top_p.check_top_p)
+    check_v_trace = _pinnable(v_trace.check_v_trace)
+    check_value_loss = _pinnable(value_loss.check_value_loss)
+    check_whitening = _pinnable(whitening.check_whitening)
 
     __all__ += [
         "check_accumulation",
