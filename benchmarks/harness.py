@@ -67,9 +67,11 @@ class Times:
         return [t for t in self.sides[side] if t]
 
     def with_more(self, more: "Times") -> "Times":
-        """These rounds and those."""
+        """These rounds and those; only the undisturbed ones, if the others were not."""
+        if self.calm != more.calm:
+            return self if self.calm else more
         sides = {name: ts + more.sides[name] for name, ts in self.sides.items()}
-        return Times(sides, self.dropped + more.dropped, self.calm and more.calm)
+        return Times(sides, self.dropped + more.dropped, self.calm)
 
 
 def spread(values: Sequence[float]) -> list[float]:

@@ -64,6 +64,12 @@ def test_a_floor_is_missed_only_if_the_upper_quartile_is_below_it(ratios: list[f
     assert spread([3.0]) == [3.0, 3.0, 3.0]
 
 
+def test_rounds_that_were_disturbed_do_not_stay_beside_others_that_were_not() -> None:
+    first, second = (Times({"ours": [x]}, 1, calm=calm) for x, calm in ((1.0, False), (2.0, True)))
+    assert first.with_more(second) == second.with_more(first) == second
+    assert second.with_more(second) == Times({"ours": [2.0, 2.0]}, 2, calm=True)
+
+
 def test_a_claim_is_judged_round_by_round() -> None:
     times = Times({"ours": [1.0, 2.0], "a": [4.0, 4.0], "b": [3.0, None], "a loop": [1.0, 1.0]}, 0, calm=True)
     case = Case("work", lambda: list, peers=dict.fromkeys(("a", "b", "a loop"), lambda: list))
