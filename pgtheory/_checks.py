@@ -226,6 +226,22 @@ def check_has_values(name: str, value: Tensor) -> None:
         raise ValueError(f"{name} is on meta, where tensors have no values: move it to another device")
 
 
+def check_prompts(name: str, prompts: Any) -> None:
+    """Raise unless `prompts` is a sequence of some prompts, each a row of tokens."""
+    if isinstance(prompts, str | bytes) or not isinstance(prompts, Sequence | Tensor):
+        raise TypeError(f"{name} must be a sequence of tensors of tokens, not {named(prompts)}")
+    if len(prompts) == 0:
+        raise ValueError(f"{name} is empty")
+    for i, prompt in enumerate(prompts):
+        place = name if name == "prompt" else f"{name}[{i}]"
+        check_integer_tensor(place, prompt)
+        check_has_values(place, prompt)
+        if prompt.ndim != 1 or len(prompt) == 0:
+            raise ValueError(f"{place} has shape {list(prompt.shape)}, expected [P] with at least one token")
+        if bool((prompt < 0).any()):
+            raise ValueError(f"{place} is {int(prompt.min())} at {first_place(prompt < 0)}, which is no token")
+
+
 def check_no_nan(name: str, value: Tensor, where: Tensor | None = None) -> None:
     """Raise `ValueError` naming the first NaN of `value` (among the places where `where` is True)."""
     check_has_values(name, value)

@@ -133,7 +133,8 @@ class Run(Resumable):
         if not parameters:
             raise ValueError("model has no parameter that requires a gradient: there is nothing to train")
         self.model, self.reward, self.device = model, reward, parameters[0].device
-        self.prompts = _checked_prompts(prompts, self.device)
+        _checks.check_prompts("prompts", prompts)
+        self.prompts = [prompt.long().to(self.device) for prompt in prompts]
         self.settings = _checked(settings, len(self.prompts))
         self.reference = _checked_reference(reference, model, self.settings.kl_weight)
         self.micro_batch = None if micro_batch is None else _checks.check_count("micro_batch", micro_batch)
@@ -409,20 +410,6 @@ def _checked(settings: Settings, n_prompts: int) -> Settings:
         clip=_ratios.checked_clip(s.clip),
         seed=count("seed", s.seed, at_least=0),
     )
-
-
-def _checked_prompts(prompts: object, device: torch.device) -> list[Tensor]:
-    """The prompts in int64, on the device of the model."""
-    if isinstance(prompts, str | bytes) or not isinstance(prompts, Sequence):
-        raise TypeError(f"prompts must be a sequence of tensors of tokens, not {_checks.named(prompts)}")
-    if len(prompts) == 0:
-        raise ValueError("prompts is empty")
-    for i, prompt in enumerate(prompts):
-        _checks.check_integer_tensor(f"prompts[{i}]", prompt)
-        _checks.check_has_values(f"prompts[{i}]", prompt)
-        if prompt.ndim != 1 or len(prompt) == 0 or bool((prompt < 0).any()):
-            raise ValueError(f"prompts[{i}] is {prompt.tolist()}, expected some tokens, none of them negative")
-    return [prompt.long().to(device) for prompt in prompts]
 
 
 def _checked_reference(reference: CausalLM | None, model: nn.Module, kl_weight: float) -> CausalLM | None:

@@ -557,19 +557,9 @@ def _check_vocabulary(tokens: Tensor, mask: Tensor, n_tokens: int) -> None:
 
 def _padded(name: str, prompts: Any) -> tuple[Tensor, Tensor]:
     """Prompts of different lengths as one table, padded on the left, and where it has tokens."""
-    if isinstance(prompts, (str, bytes)) or not isinstance(prompts, (Sequence, Tensor)):
-        raise TypeError(f"{name} must be a sequence of tensors of tokens, not {_checks.named(prompts)}")
-    if len(prompts) == 0:
-        raise ValueError(f"{name} is empty")
+    _checks.check_prompts(name, prompts)
     for i, prompt in enumerate(prompts):
-        place = name if name == "prompt" else f"{name}[{i}]"
-        _checks.check_integer_tensor(place, prompt)
-        _checks.check_has_values(place, prompt)
-        if prompt.ndim != 1 or len(prompt) == 0:
-            raise ValueError(f"{place} has shape {list(prompt.shape)}, expected [P] with at least one token")
-        _checks.check_same_device(place, prompt, f"{name}[0]", prompts[0])
-        if bool((prompt < 0).any()):
-            raise ValueError(f"{place} is {int(prompt.min())} at {_checks.first_place(prompt < 0)}, which is no token")
+        _checks.check_same_device(f"{name}[{i}]", prompt, f"{name}[0]", prompts[0])
     backwards = [prompt.long().flip(0) for prompt in prompts]
     ids = torch.nn.utils.rnn.pad_sequence(backwards, batch_first=True).flip(1)
     lengths = torch.tensor([[len(prompt)] for prompt in prompts], device=ids.device)

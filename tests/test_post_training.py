@@ -677,7 +677,7 @@ BAD = {
     "empty-prompt": (
         {"prompts": [torch.tensor([1]), torch.tensor([], dtype=torch.int64)]},
         ValueError,
-        "prompts[1] is []",
+        "prompts[1] has shape [0], expected [P] with at least one token",
     ),
     "text-prompt": ({"prompts": "ab"}, TypeError, "prompts must be a sequence of tensors of tokens, not str"),
     "reward": ({"reward": 1.0}, TypeError, "reward must be a function, not float"),
