@@ -111,9 +111,9 @@ def case(shape: tuple[int, int], rate: float) -> Case:
         partial(ours, shape, rate),
         {name: partial(peer, shape, rate) for name, peer in peers.items()},
         (
-            Claim("RLax", 2.0),
-            Claim("fastest", 2.0),
-            Claim("RLax", 1 / 1.2, side="plain"),
+            Claim("RLax", 2.0, floor=1.6),
+            Claim("fastest", 2.0, floor=0.5),
+            Claim("RLax", 1 / 1.2, side="plain", floor=0.45 if shape == (256, 2048) else 0.2),
             Claim("CleanRL's loop", 30.0),
         ),
         copy_bytes=4 * math.prod(shape),

@@ -117,7 +117,7 @@ def wrong_rows(found: object, truth: object) -> float:
 
 
 def claims(name: str) -> tuple[Claim, ...]:
-    return (Claim(HF, TARGETS.get(name, 1.0)), Claim(HF, 1.0, side="plain"))
+    return (Claim(HF, TARGETS.get(name, 1.0)), Claim(HF, 1.0, side="plain", floor=0.35))
 
 
 def nucleus_case(shape: Shape, name: str, dtype: torch.dtype) -> Case:
@@ -163,7 +163,7 @@ def other_cases(shape: Shape) -> list[Case]:
             f"top_k 50 {list(shape)}",
             partial(ours, top_k, given, K),
             peers(only_k),
-            (Claim(HF, 1.0),),
+            (Claim(HF, 1.0, floor=0.6 if shape == SHAPES[0] else None),),
             truth=partial(largest, given),
             error=wrong_rows,
             **shared,
@@ -172,7 +172,7 @@ def other_cases(shape: Shape) -> list[Case]:
             f"decode {list(shape)}, temperature .8, top-k 50, top-p .9",
             partial(ours_drawn, decode, given, **settings),
             peers(both),
-            (Claim(HF, fast),),
+            (Claim(HF, fast, floor=30.0 if shape == SHAPES[2] else None),),
             work=f"decode {list(shape)}",
             **shared,
         ),

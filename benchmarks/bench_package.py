@@ -47,20 +47,20 @@ def one_verdict(at: Any) -> Run:
 
 
 def cases() -> list[Case]:
-    def one(name: str, setup: Any, limit: float, rounds: int) -> Case:
+    def one(name: str, setup: Any, limit: float, rounds: int, floor: float | None = None) -> Case:
         threads = (1,)
         return Case(
             name,
             setup,
             work=name,
-            claims=(Claim("seconds", limit),),
+            claims=(Claim("seconds", limit, floor=floor),),
             rounds=rounds,
             threads=threads,
             decisive=rounds > 1,
         )
 
     return [
-        one("import pgtheory, beyond torch", importing, 0.1, 10),
+        one("import pgtheory, beyond torch", importing, 0.1, 10, floor=0.7),
         one("checking: the median verdict", lambda: one_verdict(median), 0.1, 1),
         one("checking: the longest verdict", lambda: one_verdict(max), 2.0, 1),
     ]

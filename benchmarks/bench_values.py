@@ -137,7 +137,7 @@ def one_by_one(n_states: int) -> Run:
 
 def gradient_case(n_states: int) -> Case:
     peers = {"autograd, our solve": partial(through_our_solve, n_states)}
-    claims: tuple[Claim, ...] = (Claim("autograd, our solve", 1.0),)
+    claims: tuple[Claim, ...] = (Claim("autograd, our solve", 1.0, floor=0.7),)
     if n_states <= 4_000:
         peers["autograd, dense solve"] = partial(through_dense_solve, n_states)
         claims = (Claim("autograd, dense solve", 20.0), *claims)

@@ -31,8 +31,8 @@ class Process:
         env["MALLOC_ARENA_MAX"] = "1"
         if lean:  # every block above 64 KiB is mapped on its own, so what a call frees leaves the process at once
             env["MALLOC_MMAP_THRESHOLD_"] = "65536"
-        else:  # nothing leaves it, so no side pays for pages that another side, or an earlier call, has given back
-            env |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+        else:  # blocks up to 32 MiB stay, so no side pays for pages that another side, or an earlier call, gave back
+            env |= {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**40)}
         command = [sys.executable, "-m", "benchmarks.worker", str(threads), str(package)]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdin=pipe, stdout=pipe, text=True)
