@@ -1,7 +1,7 @@
 """Log-probabilities of tokens over a large vocabulary, with their gradients, against TRL and the two lines of torch."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -12,6 +12,12 @@ from pgtheory.token_log_probs import projected_token_log_probs, token_log_probs
 TOKENS = (8, 512)
 WIDTH = 64
 TORCH, TRL = "log_softmax, gather", "TRL selective_log_softmax"
+
+
+@lru_cache(maxsize=1)
+def logits_of(vocabulary: int, dtype: torch.dtype) -> Tensor:
+    """The logits of the case at hand: they fill gigabytes, so all sides take the same."""
+    return normal(*TOKENS, vocabulary, dtype=dtype).requires_grad_()
 
 
 def tokens(vocabulary: int) -> Tensor:
@@ -29,12 +35,12 @@ def selective() -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def forward(function: Callable[[], Callable[[Tensor, Tensor], Tensor]], vocabulary: int, dtype: torch.dtype) -> Run:
-    logits, taken, by = normal(*TOKENS, vocabulary, dtype=dtype), tokens(vocabulary), function()
+    logits, taken, by = logits_of(vocabulary, dtype).detach(), tokens(vocabulary), function()
     return lambda: by(logits, taken)
 
 
 def both_ways(function: Callable[[], Callable[[Tensor, Tensor], Tensor]], vocabulary: int, dtype: torch.dtype) -> Run:
-    logits, taken, by = normal(*TOKENS, vocabulary, dtype=dtype).requires_grad_(), tokens(vocabulary), function()
+    logits, taken, by = logits_of(vocabulary, dtype), tokens(vocabulary), function()
     return lambda: torch.autograd.grad(by(logits, taken).sum(), logits)[0]
 
 

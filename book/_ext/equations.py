@@ -212,7 +212,8 @@ class EquationTable(SphinxDirective):
             names = ", ".join(
                 f"{{py:obj}}`{name.rpartition('.')[2]} <{name}>`" for name in functions_of().get(label, [])
             )
-            tests = "<br>".join(f"`{test.rpartition('::')[2]}`" for test in tests_of().get(label, []))
+            names_of_tests = (test.rpartition("::")[2].removeprefix("test_") for test in tests_of().get(label, []))
+            tests = "<br>".join(name.replace("_", " ") for name in names_of_tests)
             words = label.removeprefix("eq-").replace("-", " ")
             lines.append(f"| {{eq}}`{label}` | {words} | {names or MARKS[equation.mark or '']} | {tests} |")
         box = nodes.container(classes=["equation-table"])

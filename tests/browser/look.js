@@ -45,7 +45,14 @@ window.look = (() => {
       }
     }
     const images = [...document.images].filter((i) => visible(i) && i.complete && !i.naturalWidth).map((i) => i.src);
-    return { sideways, silent, wide, images };
+    // Cells so narrow that words stand in them as columns of letters.
+    const slivers = [...document.querySelectorAll(`${ARTICLE} td`)].filter((cell) => {
+      const range = document.createRange();
+      range.selectNodeContents(cell);
+      const lines = range.getBoundingClientRect().height / (1.5 * parseFloat(getComputedStyle(cell).fontSize));
+      return visible(cell) && lines > 8 && cell.textContent.trim().length / lines < 6;
+    });
+    return { sideways, silent, wide, images, slivers: slivers.map(words) };
   };
 
   const mathematics = () => {

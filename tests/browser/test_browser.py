@@ -52,6 +52,11 @@ def test_every_image_is_there(visits: dict[str, Visit], width: int) -> None:
     assert faults(visits, str(width), "images") == {}
 
 
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_no_words_stand_as_columns_of_letters(visits: dict[str, Visit], width: int) -> None:
+    assert faults(visits, str(width), "slivers") == {}
+
+
 def test_nothing_is_wider_than_its_column_on_a_desk(visits: dict[str, Visit]) -> None:
     assert faults(visits, str(WIDE), "wide") == {}
 
