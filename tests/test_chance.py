@@ -12,9 +12,8 @@ from scipy.stats import binom
 EXACT = {
     "test_surrogates.py::test_ratios_of_prefixes_have_mean_one_and_their_variance_is_the_chi_square_divergence": "sums",
     "test_trajectories.py::test_the_marginals_are_powers_of_the_transition_matrix": "counts weighted by probabilities",
-    "test_value_functions.py::test_first_visit_error_is_the_standard_deviation_over_root_n": "another formula",
-    "test_value_functions.py::test_garnet_of_4000_states_has_a_residual_of_1e_10": "counts of successors",
-    "test_value_functions.py::test_it_is_the_textbook_loop": "another algorithm on the same episodes",
+    "test_monte_carlo.py::test_first_visit_error_is_the_standard_deviation_over_root_n": "another formula",
+    "test_monte_carlo.py::test_it_is_the_textbook_loop": "another algorithm on the same episodes",
 }
 # Tests that see whether one seed gives what it is there to show, such as a policy that has learned. For how many seeds
 # it would is not computed, and they are not counted: what an update is, `test_updates.py` holds against its formula.
