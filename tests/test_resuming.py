@@ -405,11 +405,12 @@ def test_gradients_are_taken_again_after_an_interrupt_that_has_switched_them_off
 
 
 SIGNALS = """
-import math, random, signal, threading, time
+import math, random, signal, time
 import tests_of_resuming as here
 
 random.seed(0)
-main = threading.main_thread().ident
+signal.signal(signal.SIGALRM, signal.default_int_handler)  # the alarm is a Ctrl-C, and needs no thread of its own
+left = lambda: signal.getitimer(signal.ITIMER_REAL)[0]
 for build in (here.on_mdp, here.by_ppo):
     whole, trainer, stops = build(), build(), 0
     whole.run(1)  # so that whatever is imported late is there
@@ -420,13 +421,10 @@ for build in (here.on_mdp, here.by_ppo):
         late = min(late, 4 * (time.perf_counter() - begun))
     end = time.perf_counter() + 60
     while stops < 15 and (stops < 1 or time.perf_counter() < end):
-        timer = threading.Timer(random.uniform(0.0, late), signal.pthread_kill, (main, signal.SIGINT))
         try:
-            timer.start()
-            while timer.is_alive():
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, late))
+            while left():  # an alarm in a destructor is swallowed there: then there is none to wait for
                 trainer.update()
-            timer.join()
-            time.sleep(0.01)  # a signal that came in a destructor was swallowed there: then there is none to wait for
         except KeyboardInterrupt:
             stops += 1
     trainer.run(len(whole.history) + 1)
