@@ -40,7 +40,8 @@ def token_log_probs(logits: Float[Tensor, "*batch V"], tokens: Int[Tensor, "*bat
         tokens: the tokens, with the shape of `logits` without its last axis.
 
     Returns:
-        One log-probability for each token, in the dtype of the logits; sums are taken in at least float32.
+        One log-probability for each token, in float32 for logits of 16 bits: ratios are made of its differences, and
+        16 bits would put them off by some per cent. Otherwise in the dtype of the logits.
 
     Raises:
         ValueError: shapes or devices differ; a token is outside the vocabulary; a row of the logits holds NaN or
@@ -76,7 +77,8 @@ def projected_token_log_probs(
         tokens: the tokens.
 
     Returns:
-        One log-probability for each token, differentiable in `hidden` and `weight`.
+        One log-probability for each token, differentiable in `hidden` and `weight`; in float32 where these have 16
+        bits, though the logits then have 16 bits as well.
 
     Raises:
         ValueError: shapes or devices differ; a token is outside the vocabulary; a logit is NaN or +inf.
@@ -108,7 +110,7 @@ class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, tokens: Tensor) -> Tensor:
         """See `token_log_probs`."""
-        log_probs = torch.empty(tokens.shape, dtype=logits.dtype, device=logits.device)
+        log_probs = torch.empty(tokens.shape, dtype=_wide_dtype(logits), device=logits.device)
         for rows, token, out in _row_chunks(logits, tokens, log_probs):
             out.copy_(_log_probs(rows, token))
         ctx.save_for_backward(logits, tokens)
@@ -132,7 +134,7 @@ class _ProjectedTokenLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor) -> Tensor:
         """See `projected_token_log_probs`."""
-        log_probs = torch.empty(tokens.shape, dtype=hidden.dtype, device=hidden.device)
+        log_probs = torch.empty(tokens.shape, dtype=_wide_dtype(hidden), device=hidden.device)
         for rows, token, out in _row_chunks(hidden, tokens, log_probs, width=len(weight)):
             out.copy_(_log_probs(rows @ weight.T, token))
         ctx.save_for_backward(hidden, weight, tokens)
@@ -145,7 +147,7 @@ class _ProjectedTokenLogProbs(torch.autograd.Function):
         if torch.is_grad_enabled():
             slopes = _plain_slope(hidden @ weight.T, tokens, slope)
             return slopes @ weight, slopes.flatten(0, -2).T @ hidden.flatten(0, -2), None
-        kind = torch.promote_types(hidden.dtype, torch.float32)
+        kind = _wide_dtype(hidden)
         to_hidden = torch.empty(hidden.shape, dtype=hidden.dtype, device=hidden.device)
         to_weight = torch.zeros(weight.shape, dtype=kind, device=weight.device)
         for rows, token, g, out in _row_chunks(hidden, tokens, slope, to_hidden, width=len(weight)):
@@ -175,7 +177,14 @@ def _row_chunks(first: Tensor, *others: Tensor, width: int | None = None) -> Ite
 
 
 def _log_probs(rows: Tensor, tokens: Tensor) -> Tensor:
-    return torch.log_softmax(rows, -1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    index = tokens.unsqueeze(-1)
+    if rows.dtype == _wide_dtype(rows):
+        return torch.log_softmax(rows, -1).gather(-1, index).squeeze(-1)
+    return (wide(rows.gather(-1, index)) - torch.logsumexp(wide(rows), -1, keepdim=True)).squeeze(-1)
+
+
+def _wide_dtype(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _logit_slopes(rows: Tensor, tokens: Tensor, slopes: Tensor) -> Tensor:
@@ -185,8 +194,7 @@ def _logit_slopes(rows: Tensor, tokens: Tensor, slopes: Tensor) -> Tensor:
 
 
 def _plain_token_log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
-    log_probs = torch.log_softmax(wide(logits), -1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-    return log_probs.to(logits.dtype)
+    return torch.log_softmax(wide(logits), -1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
 def _plain_slope(logits: Tensor, tokens: Tensor, slope: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from helpers import F64, randn, seeded
 from torch import Tensor
 
+from pgtheory.checking import check_log_probs
 from pgtheory.token_log_probs import projected_token_log_probs, token_log_probs
 
 MODULE = sys.modules[token_log_probs.__module__]  # `pgtheory.token_log_probs` is the function
@@ -44,12 +45,13 @@ def test_projected_token_log_probs_and_their_gradients_are_those_of_the_plain_fo
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_token_log_probs_of_narrow_types_are_rounded_once(dtype: torch.dtype) -> None:
+def test_token_log_probs_of_narrow_types_have_single_precision(dtype: torch.dtype) -> None:
     logits, tokens = (10 * randn(6, 50)).to(dtype), torch.arange(6)
     exact = torch.log_softmax(logits.double(), -1)[torch.arange(6), tokens]
     found = token_log_probs(logits, tokens)
-    assert found.dtype == dtype
-    torch.testing.assert_close(found.double(), exact, rtol=torch.finfo(dtype).eps, atol=1e-5)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), exact, rtol=0.0, atol=1e-5)
+    assert "bfloat16" not in str(check_log_probs(token_log_probs))
 
 
 def test_token_log_probs_keep_no_copy_of_the_logits_nor_of_a_slice_of_them() -> None:
