@@ -1,10 +1,12 @@
-"""What everybody waits for: the import beyond torch's own, and a verdict of `pgtheory.checking`."""
+"""What everybody waits for: the import beyond torch, the first large call, and a verdict of `pgtheory.checking`."""
 
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from statistics import median
 from typing import Any
 
@@ -19,6 +21,31 @@ def importing() -> Run:
     path = pgtheory.__path__[0].removesuffix("/pgtheory")
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {path!r}); {IMPORT}"]
     return lambda: Seconds(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+FIRST_CALL = """import time, torch, pgtheory
+rewards = torch.ones(1024, 1024)
+start = time.perf_counter()
+pgtheory.returns_to_go(rewards, 0.99)
+print(time.perf_counter() - start)"""
+
+
+def first_call(*, kept: bool) -> Run:
+    """Seconds of the first call of `returns_to_go` for which a kernel takes over, in a new process.
+
+    It imports numba, and compiles the kernel, or loads it where an earlier process has `kept` it.
+    """
+
+    def run() -> Seconds:
+        with tempfile.TemporaryDirectory() as cache:
+            environment = os.environ | {"NUMBA_CACHE_DIR": cache, "PYTHONPATH": path}
+            command = [sys.executable, "-c", FIRST_CALL]
+            for _ in range(1 + kept):
+                done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        return Seconds(done.stdout)
+
+    path = pgtheory.__path__[0].removesuffix("/pgtheory")
+    return run
 
 
 def judged() -> Iterator[tuple[Any, Any, str]]:
@@ -61,6 +88,20 @@ def cases() -> list[Case]:
 
     return [
         one("import pgtheory, beyond torch", importing, 0.1, 10, floor=0.7),
+        Case(
+            "returns_to_go, the first large call, compiled",
+            partial(first_call, kept=False),
+            rounds=5,
+            threads=(1,),
+            before=False,
+        ),
+        Case(
+            "returns_to_go, the first large call, kept",
+            partial(first_call, kept=True),
+            rounds=5,
+            threads=(1,),
+            before=False,
+        ),
         one("checking: the median verdict", lambda: one_verdict(median), 0.1, 1),
         one("checking: the longest verdict", lambda: one_verdict(max), 2.0, 1),
     ]

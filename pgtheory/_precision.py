@@ -6,7 +6,12 @@ from torch import Tensor
 
 def wide(x: Tensor) -> Tensor:
     """`x` itself, or in float32 where its dtype is of 16 bits: a half cannot count past 65,504, nor square 256."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x.to(wide_dtype(x))
+
+
+def wide_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of `wide(x)`."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def sum_of_others(x: Tensor, dim: int) -> Tensor:

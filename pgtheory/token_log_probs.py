@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pgtheory import _checks
-from pgtheory._precision import wide
+from pgtheory._precision import wide, wide_dtype
 
 __all__ = [
     "projected_token_log_probs",
@@ -110,7 +110,7 @@ class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, tokens: Tensor) -> Tensor:
         """See `token_log_probs`."""
-        log_probs = torch.empty(tokens.shape, dtype=_wide_dtype(logits), device=logits.device)
+        log_probs = torch.empty(tokens.shape, dtype=wide_dtype(logits), device=logits.device)
         for rows, token, out in _row_chunks(logits, tokens, log_probs):
             out.copy_(_log_probs(rows, token))
         ctx.save_for_backward(logits, tokens)
@@ -134,7 +134,7 @@ class _ProjectedTokenLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor) -> Tensor:
         """See `projected_token_log_probs`."""
-        log_probs = torch.empty(tokens.shape, dtype=_wide_dtype(hidden), device=hidden.device)
+        log_probs = torch.empty(tokens.shape, dtype=wide_dtype(hidden), device=hidden.device)
         for rows, token, out in _row_chunks(hidden, tokens, log_probs, width=len(weight)):
             out.copy_(_log_probs(rows @ weight.T, token))
         ctx.save_for_backward(hidden, weight, tokens)
@@ -147,7 +147,7 @@ class _ProjectedTokenLogProbs(torch.autograd.Function):
         if torch.is_grad_enabled():
             slopes = _plain_slope(hidden @ weight.T, tokens, slope)
             return slopes @ weight, slopes.flatten(0, -2).T @ hidden.flatten(0, -2), None
-        kind = _wide_dtype(hidden)
+        kind = wide_dtype(hidden)
         to_hidden = torch.empty(hidden.shape, dtype=hidden.dtype, device=hidden.device)
         to_weight = torch.zeros(weight.shape, dtype=kind, device=weight.device)
         for rows, token, g, out in _row_chunks(hidden, tokens, slope, to_hidden, width=len(weight)):
@@ -178,13 +178,9 @@ def _row_chunks(first: Tensor, *others: Tensor, width: int | None = None) -> Ite
 
 def _log_probs(rows: Tensor, tokens: Tensor) -> Tensor:
     index = tokens.unsqueeze(-1)
-    if rows.dtype == _wide_dtype(rows):
+    if rows.dtype == wide_dtype(rows):
         return torch.log_softmax(rows, -1).gather(-1, index).squeeze(-1)
     return (wide(rows.gather(-1, index)) - torch.logsumexp(wide(rows), -1, keepdim=True)).squeeze(-1)
-
-
-def _wide_dtype(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _logit_slopes(rows: Tensor, tokens: Tensor, slopes: Tensor) -> Tensor:

@@ -258,7 +258,7 @@ class Interrupt:
         its own, and swallows an exception that is raised there.
         """
         self.places, self.stop_at = [], stop_at
-        before = sys.gettrace()
+        before, collecting = sys.gettrace(), gc.isenabled()
         gc.disable()
         sys.settrace(self.trace)
         try:
@@ -267,7 +267,8 @@ class Interrupt:
             return True
         finally:
             sys.settrace(before)
-            gc.enable()
+            if collecting:
+                gc.enable()
         return False
 
     def choice(self, reset: Callable[[], Any], call: Callable[[], Any], at_most: int) -> list[int]:
