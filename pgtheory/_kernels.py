@@ -21,14 +21,14 @@ from pgtheory._compiled import over_rows
 Array = np.ndarray[Any, Any]
 
 
-def jit(function: Callable[..., Any], *, fused: bool = False) -> Callable[..., Any]:
+def jit(function: Callable[..., Any], *, fused: bool = False, reordered: bool = False) -> Callable[..., Any]:
     """`function`, compiled when it is first called, and kept in numba's cache if there is a folder for it to write.
 
-    The arithmetic is strict: no kernel changes the order of a sum to be faster unless it says so. `fused` lets a
-    product and a sum be rounded once together.
+    The arithmetic is strict, but for what is said: `fused` lets a product and a sum be rounded once together,
+    `reordered` a sum be added up in any order.
     """
-    flags = {"contract"} if fused else False
-    compiled: Callable[..., Any] = numba.njit(nogil=True, error_model="numpy", fastmath=flags)(function)
+    flags = {name for name, wanted in (("contract", fused), ("reassoc", reordered)) if wanted}
+    compiled: Callable[..., Any] = numba.njit(nogil=True, error_model="numpy", fastmath=flags or False)(function)
     with contextlib.suppress(RuntimeError):  # no folder to write: each process compiles anew
         compiled.enable_caching()  # type: ignore[attr-defined]
     return compiled
@@ -484,6 +484,109 @@ def inverse_cdf(first: int, stop: int, logits: Array, largest: Array, uniforms: 
                 before += weights[j]
                 if before > reached:
                     break
+
+
+# --- log-probabilities of tokens -------------------------------------------------------------------------------------
+
+# Logits are given by their bits, from which `shift`, 0 or 16, makes those of float32, and a row by the place where it
+# starts, since rows may lie apart. Weights have single precision, and their sums, block by block, double.
+
+
+@functools.partial(jit, fused=True)
+def _single_weights(bits: Array, shift: int, top: float, room: Array) -> None:
+    """π(a) / max π of at most `_BLOCK` logits, in single precision, as `room[1]`; NaN where a logit or `top` is."""
+    logits, weights, scale = room[0].view(np.float32), room[1].view(np.float32), room[2].view(np.float32)
+    for j in range(bits.size):
+        room[0, j] = np.int32(bits[j]) << shift
+    for j in range(bits.size):
+        x = top - logits[j]
+        is_0 = x > np.float32(87.0)  # e^-87 is nearly the last normal number
+        x = np.float32(87.0) if is_0 else x
+        k = np.floor(x * np.float32(1 / 0.6931471805599453) + np.float32(0.5))
+        r = (k * np.float32(355 / 512) - x) - k * np.float32(2.1219444005469057e-4)  # ln 2 in two parts
+        series = np.float32(1 / 5040)
+        series = series * r + np.float32(1 / 720)
+        series = series * r + np.float32(1 / 120)
+        series = series * r + np.float32(1 / 24)
+        series = series * r + np.float32(1 / 6)
+        series = series * r + np.float32(1 / 2)
+        series = series * r + np.float32(1)
+        weights[j] = series * r + np.float32(1)
+        room[2, j] = 0 if is_0 else (127 - np.int32(k)) << 23
+    for j in range(bits.size):
+        weights[j] *= scale[j]
+
+
+@functools.partial(jit, reordered=True)
+def _sum(values: Array) -> float:
+    total = np.float32(0.0)
+    for j in range(values.size):
+        total += values[j]
+    return float(total)
+
+
+@jit
+def token_log_probs(
+    first: int,
+    stop: int,
+    bits: Array,
+    starts: Array,
+    tokens: Array,
+    shift: int,
+    n_tokens: int,
+    normalisers: Array,
+    log_probs: Array,
+) -> None:
+    """z_y - max z - ln Σ e^(z - max z), and both normalisers of each row (`token_log_probs`)."""
+    room = np.empty((3, _BLOCK), np.int32)
+    logits, weights = room[0].view(np.float32), room[1].view(np.float32)
+    for row in range(first, stop):
+        z = bits[starts[row] : starts[row] + n_tokens]
+        room[0, 0], room[0, 1] = np.int32(_largest_bits(z)) << shift, np.int32(z[tokens[row]]) << shift
+        top, chosen, total = logits[0], logits[1], 0.0
+        for start in range(0, n_tokens, _BLOCK):
+            block = z[start : start + _BLOCK]
+            _single_weights(block, shift, top, room)
+            total += _sum(weights[: block.size])
+        normalisers[row, 0], normalisers[row, 1] = top, total
+        log_probs[row] = np.float64(chosen) - np.float64(top) - np.log(total)
+
+
+@jit
+def token_slopes(
+    first: int,
+    stop: int,
+    bits: Array,
+    starts: Array,
+    tokens: Array,
+    shift: int,
+    n_tokens: int,
+    normalisers: Array,
+    slopes: Array,
+    gradient: Array,
+) -> None:
+    """The gradient g (e_y - π), by its bits, rounded to the nearest of those that end in 16 zeros if they are of 16."""
+    room = np.empty((3, _BLOCK), np.int32)
+    weights = room[1].view(np.float32)
+    for row in range(first, stop):
+        z = bits[starts[row] : starts[row] + n_tokens]
+        top, g = np.float32(normalisers[row, 0]), slopes[row]
+        share = np.float32(-g / normalisers[row, 1])
+        for start in range(0, n_tokens, _BLOCK):
+            block, out = z[start : start + _BLOCK], gradient[row, start : start + _BLOCK]
+            _single_weights(block, shift, top, room)
+            for j in range(block.size):
+                weights[j] *= share
+            if start <= tokens[row] < start + _BLOCK:
+                weights[tokens[row] - start] += g
+            if shift == 0:
+                for j in range(block.size):
+                    out[j] = room[1, j]
+            else:
+                for j in range(block.size):
+                    b = room[1, j]
+                    nearest = (b + 0x7FFF + ((b >> 16) & 1)) >> 16
+                    out[j] = nearest if weights[j] == weights[j] else 0x7FC0  # NaN
 
 
 # --- trajectories ----------------------------------------------------------------------------------------------------

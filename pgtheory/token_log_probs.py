@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pgtheory import _checks
+from pgtheory import _checks, _compiled
 from pgtheory._precision import wide, wide_dtype
 
 __all__ = [
@@ -110,19 +110,27 @@ class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, tokens: Tensor) -> Tensor:
         """See `token_log_probs`."""
-        log_probs = torch.empty(tokens.shape, dtype=wide_dtype(logits), device=logits.device)
-        for rows, token, out in _row_chunks(logits, tokens, log_probs):
-            out.copy_(_log_probs(rows, token))
-        ctx.save_for_backward(logits, tokens)
+        log_probs, normalisers = torch.empty(tokens.shape, dtype=wide_dtype(logits), device=logits.device), None
+        if logits.stride(-1) == 1 and _compiled.takes_over(logits, dtypes=tuple(_SHIFTS)):
+            normalisers = torch.empty(tokens.numel(), 2, dtype=torch.float64)
+            _compute("token_log_probs", logits, tokens, normalisers, log_probs.view(-1))
+        else:
+            for rows, token, out in _row_chunks(logits, tokens, log_probs):
+                out.copy_(_plain_token_log_probs(rows, token))
+        ctx.save_for_backward(logits, tokens, normalisers)
         return log_probs
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
         """∂/∂z = g (e_y − softmax(z)), written chunk by chunk."""
-        logits, tokens = ctx.saved_tensors
+        logits, tokens, normalisers = ctx.saved_tensors
         if torch.is_grad_enabled():  # second derivatives
             return _plain_slope(logits, tokens, slope), None
         gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+        if normalisers is not None:
+            bits = _bits(gradient).view(-1, logits.shape[-1])
+            _compute("token_slopes", logits, tokens, normalisers, slope.reshape(-1).contiguous(), bits)
+            return gradient, None
         for rows, token, g, out in _row_chunks(logits, tokens, slope, gradient):
             out.copy_(_logit_slopes(rows, token, g))
         return gradient, None
@@ -136,7 +144,7 @@ class _ProjectedTokenLogProbs(torch.autograd.Function):
         """See `projected_token_log_probs`."""
         log_probs = torch.empty(tokens.shape, dtype=wide_dtype(hidden), device=hidden.device)
         for rows, token, out in _row_chunks(hidden, tokens, log_probs, width=len(weight)):
-            out.copy_(_log_probs(rows @ weight.T, token))
+            out.copy_(_plain_token_log_probs(rows @ weight.T, token))
         ctx.save_for_backward(hidden, weight, tokens)
         return log_probs
 
@@ -161,6 +169,35 @@ class _ProjectedTokenLogProbs(torch.autograd.Function):
         return to_hidden, to_weight.to(weight.dtype), None
 
 
+# Where among the bits of a float32 those of these dtypes begin: bfloat16 is its upper half.
+_SHIFTS = {torch.float32: 0, torch.bfloat16: 16}
+
+
+def _compute(kernel: str, logits: Tensor, tokens: Tensor, *columns: Tensor) -> None:
+    """Let a kernel work on the rows of the logits, wherever these lie in their storage."""
+    from pgtheory import _kernels
+
+    starts = torch.tensor(logits.storage_offset())
+    for size, stride in zip(logits.shape[:-1], logits.stride(), strict=False):
+        starts = starts.unsqueeze(-1) + stride * torch.arange(size)
+    size = logits.untyped_storage().nbytes() // logits.element_size()
+    storage = _bits(logits.detach().as_strided((size,), (1,), 0))
+    arrays = (_compiled.as_array(x) for x in (storage, starts, tokens))
+    _compiled.over_rows(
+        getattr(_kernels, kernel),
+        tokens.numel(),
+        *arrays,
+        _SHIFTS[logits.dtype],
+        logits.shape[-1],
+        *(x.numpy() for x in columns),
+        n_threads=max(1, min(torch.get_num_threads(), logits.numel() // _kernels.LEAST_PART)),
+    )
+
+
+def _bits(x: Tensor) -> Tensor:
+    return x.view(torch.int32 if x.element_size() == 4 else torch.int16)
+
+
 def _row_chunks(first: Tensor, *others: Tensor, width: int | None = None) -> Iterator[tuple[Tensor, ...]]:
     """Views of some rows of each tensor, a chunk of logits (`width` of which are made of a row) at a time."""
     rows = first.shape[:-1]
@@ -174,13 +211,6 @@ def _row_chunks(first: Tensor, *others: Tensor, width: int | None = None) -> Ite
     else:  # flattening would copy logits that are a slice of something larger
         for part in zip(first.unbind(0), *(x.unbind(0) for x in others), strict=True):
             yield from _row_chunks(*part, width=width)
-
-
-def _log_probs(rows: Tensor, tokens: Tensor) -> Tensor:
-    index = tokens.unsqueeze(-1)
-    if rows.dtype == wide_dtype(rows):
-        return torch.log_softmax(rows, -1).gather(-1, index).squeeze(-1)
-    return (wide(rows.gather(-1, index)) - torch.logsumexp(wide(rows), -1, keepdim=True)).squeeze(-1)
 
 
 def _logit_slopes(rows: Tensor, tokens: Tensor, slopes: Tensor) -> Tensor:

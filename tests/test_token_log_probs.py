@@ -4,11 +4,13 @@ import math
 import sys
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
-from helpers import F64, randn, seeded
+from helpers import F64, PATHS, randn, seeded, take_path
 from torch import Tensor
 
+from pgtheory import _compiled
 from pgtheory.checking import check_log_probs
 from pgtheory.token_log_probs import projected_token_log_probs, token_log_probs
 
@@ -54,6 +56,86 @@ def test_token_log_probs_of_narrow_types_have_single_precision(dtype: torch.dtyp
     assert "bfloat16" not in str(check_log_probs(token_log_probs))
 
 
+@pytest.fixture(params=PATHS)
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    take_path(request.param, monkeypatch)
+
+
+ODD = {
+    "contiguous": lambda z: z,
+    "a slice": lambda z: z[:, :-1],
+    "every other row": lambda z: z[:, ::2],
+    "rows side by side": lambda z: z.transpose(0, 1),
+    "one row many times": lambda z: z[:1, :1].expand(3, 2, -1),
+    "tokens apart": lambda z: z[..., ::2],
+    "one row": lambda z: z[1, 2],
+    "no row": lambda z: z[:0],
+    "one token": lambda z: z[..., :1],
+}
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("part", ODD.values(), ids=ODD)
+def test_they_are_those_of_log_softmax_in_double_precision_on_every_path(
+    part: Callable[[Tensor], Tensor], dtype: torch.dtype
+) -> None:
+    """The logits reach from where a weight is 0 to where all of it is in one token; 2,500 of them are three blocks."""
+    whole = (torch.tensor([1.0, 9.0, 60.0])[:, None, None] * randn(3, 4, 2500).float()).to(dtype).requires_grad_()
+    with torch.no_grad():
+        whole[0, 0, 1:1200] = -math.inf
+    logits = part(whole)
+    tokens = torch.randint(logits.shape[-1], logits.shape[:-1], generator=seeded(2))
+    tokens = torch.where(torch.rand(tokens.shape, generator=seeded(3)) < 0.5, tokens, logits.argmax(-1))
+    slope = randn(*tokens.shape, seed=1).float()
+    found = token_log_probs(logits, tokens)
+    exact = torch.log_softmax(logits.double(), -1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(found.double(), exact, atol=2e-6, rtol=2e-7)
+    (got,) = torch.autograd.grad(found, whole, slope)
+    (want,) = torch.autograd.grad(exact, whole, slope.double())
+    eps = {torch.float32: 1e-6, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}[dtype]
+    torch.testing.assert_close(got.double(), want.double(), atol=3e-7 if dtype == torch.float16 else 1e-7, rtol=2 * eps)
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bad", [math.nan, -math.nan, math.inf])
+def test_a_row_without_a_normaliser_is_named_on_every_path(bad: float, dtype: torch.dtype) -> None:
+    logits, tokens = randn(3, 2000).to(dtype), torch.tensor([0, 1, 2])
+    logits[1, 1500] = bad
+    with pytest.raises(ValueError, match=r"in row \[1\]|in row 1"):
+        token_log_probs(logits, tokens)
+    logits[1] = -math.inf
+    with pytest.raises(ValueError, match=r"in row \[1\]|in row 1"):
+        token_log_probs(logits, tokens)
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_slope_that_is_no_number_stays_in_its_row(dtype: torch.dtype) -> None:
+    logits = randn(3, 2000).to(dtype).requires_grad_()
+    (gradient,) = torch.autograd.grad(
+        token_log_probs(logits, torch.tensor([0, 1, 2])), logits, torch.tensor([1.0, math.nan, -math.inf])
+    )
+    assert gradient[0].isfinite().all()
+    assert gradient[1].isnan().all()
+    assert gradient[2].isnan().nonzero().tolist() == [[2]]  # -∞ (1 - π)
+
+
+@pytest.mark.skipif(not _compiled._has_numba(), reason="needs the extra fast")
+def test_the_series_of_single_precision_is_the_exponential() -> None:
+    from pgtheory._kernels import _single_weights
+
+    depths = torch.cat([86 * torch.rand(500, generator=seeded()), torch.rand(520, generator=seeded(1))])
+    logits = torch.cat([5.0 - depths, torch.tensor([5.0, -82.5, -math.inf, -1e30])])
+    room = torch.empty(3, 1024, dtype=torch.int32).numpy()
+    _single_weights(logits.view(torch.int32).numpy(), 0, np.float32(5.0), room)
+    exact = torch.exp((logits - 5.0).double())  # the difference is rounded in both
+    exact = torch.where(logits < -82.0, 0.0, exact)
+    found = torch.from_numpy(room[1]).view(torch.float32).double()
+    torch.testing.assert_close(found, exact, rtol=3e-7, atol=0.0)
+
+
 def test_token_log_probs_keep_no_copy_of_the_logits_nor_of_a_slice_of_them() -> None:
     whole = randn(2, 5, 700).requires_grad_()
     tokens, kept = torch.randint(700, (2, 4), generator=seeded()), list[Tensor]()
@@ -73,13 +155,13 @@ def test_token_log_probs_keep_no_copy_of_the_logits_nor_of_a_slice_of_them() -> 
 def test_no_more_than_a_chunk_of_logits_is_worked_on_at_a_time(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MODULE, "CHUNK", chunk)
     monkeypatch.setattr(MODULE, "CHUNK_MADE", chunk)
-    rows, original = list[int](), MODULE._log_probs
+    rows, original = list[int](), MODULE._plain_token_log_probs
 
     def counted(logits: Tensor, tokens: Tensor) -> Tensor:
         rows.append(len(logits))
         return original(logits, tokens)
 
-    monkeypatch.setattr(MODULE, "_log_probs", counted)
+    monkeypatch.setattr(MODULE, "_plain_token_log_probs", counted)
     at_most = max(1, chunk // 7)
     token_log_probs(randn(9, 7), torch.arange(9) % 7)
     projected_token_log_probs(randn(9, 2), randn(7, 2), torch.arange(9) % 7)
