@@ -484,7 +484,7 @@ def expected_gradient(
         tensor([[-0.2500,  0.2500],
                 [ 0.0000,  0.0000]], dtype=torch.float64)
     """
-    scores, parts = _batch_slopes(loss, mdp, preferences, gamma, horizon, batch_size, behavior)
+    scores, parts = _batch_slopes(loss, mdp, preferences, gamma, horizon, batch_size, behavior, has_tables=False)
     # E[∇ loss] = Σ_{batches} p(τ_1) ⋯ p(τ_N) ∇ loss(τ_1, …, τ_N)
     return scores.whole(scores.total(parts)).to(mdp.dtype)
 
@@ -627,8 +627,13 @@ def _batch_slopes(
     horizon: int,
     batch_size: int,
     behavior: Tensor | None,
+    *,
+    has_tables: bool = True,
 ) -> tuple[Scores, Iterator[tuple[Tensor, Tensor, Tensor]]]:
-    """The scores of the trajectories; chunk by chunk the probabilities of batches, the batches, their slopes."""
+    """The scores of the trajectories; chunk by chunk the probabilities of batches, the batches, their slopes.
+
+    `has_tables` says whether each batch will get a table of its own, of which `TABLES` limits a chunk.
+    """
     _checks.check_callable("loss", loss)
     gamma, batch_size = _checks.check_gamma(gamma), _checks.check_count("batch_size", batch_size, at_most=BATCH_LIMIT)
     policy = _softmax_policy(mdp, preferences).detach()
@@ -642,8 +647,10 @@ def _batch_slopes(
     log_policy = log_softmax_policy(wide(preferences.detach()), available=mdp.available)
     log_probs = at_steps(log_policy, trajectories)
     scores = Scores(trajectories, policy, mdp.available)
-    chunk = max(1, min(CHUNK // (batch_size * horizon), TABLES // scores.policy.numel()))
-    batches = _ordered_batches(len(probabilities), batch_size, chunk, policy.device)
+    chunk = CHUNK // (batch_size * horizon)
+    if has_tables:
+        chunk = min(chunk, TABLES // scores.policy.numel())
+    batches = _ordered_batches(len(probabilities), batch_size, max(1, chunk), policy.device)
     return scores, _each_batch(loss, gamma, batches, trajectories, probabilities, log_probs)
 
 
