@@ -83,12 +83,13 @@ test-peers: .venv-peers/installed ## Comparisons with other libraries, installed
 verdicts: .venv-peers/installed ## Write the page of verdicts on public functions of other libraries, book/verdicts.md
 	$(PEERS)/python tests/peers/verdicts.py book/verdicts.md
 
-# One process with all cores, because one model fills them; its threads sleep while they wait.
+# One process with all cores, or with so many THREADS, because one model fills them; they sleep while they wait.
+lm: THREADED = $(if $(THREADS),OMP_NUM_THREADS=$(THREADS),-u OMP_NUM_THREADS)
 lm: .venv/lm-installed ## Fetch a small language model once, test on it, execute its page (RECORD=1 keeps what it found)
 	@$(BIN)/python .ci/smollm.py
-	env -u OMP_NUM_THREADS $(BIN)/python -m pytest tests/lm tests/test_smollm.py tests/test_post_training.py --durations 5
-	env -u OMP_NUM_THREADS PGTHEORY_SMOLLM=$(if $(RECORD),record,run) \
-		$(BIN)/python -m pytest --timeout 1800 --nbmake --nbmake-timeout=1200 book/real_language_model.ipynb
+	env $(THREADED) $(BIN)/python -m pytest tests/lm tests/test_smollm.py tests/test_post_training.py --durations 5
+	env $(THREADED) PGTHEORY_SMOLLM=$(if $(RECORD),record,run) \
+		$(BIN)/python -m pytest --timeout 2400 --nbmake --nbmake-timeout=1200 book/real_language_model.ipynb
 
 bench: .venv-peers/installed ## Speed against other libraries: the decisive races, with the floors that are promised
 	env -u OMP_NUM_THREADS $(PEERS)/python -m benchmarks --strict
