@@ -49,6 +49,7 @@ if TYPE_CHECKING:  # for type checkers alone; a check that is not listed here ha
         log_probs,
         masked_mean,
         n_step,
+        overlong_penalty,
         policy_gradient,
         ppo,
         returns,
@@ -86,6 +87,7 @@ if TYPE_CHECKING:  # for type checkers alone; a check that is not listed here ha
     check_masked_mean = _pinnable(masked_mean.check_masked_mean)
     check_mdp = _pinnable(environment.check_mdp)
     check_n_step = _pinnable(n_step.check_n_step)
+    check_overlong_penalty = _pinnable(overlong_penalty.check_overlong_penalty)
     check_policy_gradient = _pinnable(policy_gradient.check_policy_gradient)
     check_ppo = _pinnable(ppo.check_ppo)
     check_returns = _pinnable(returns.check_returns)
@@ -110,6 +112,7 @@ if TYPE_CHECKING:  # for type checkers alone; a check that is not listed here ha
         "check_masked_mean",
         "check_mdp",
         "check_n_step",
+        "check_overlong_penalty",
         "check_policy_gradient",
         "check_ppo",
         "check_returns",

@@ -25,6 +25,7 @@ from pgtheory.checking import (
     check_log_probs,
     check_mdp,
     check_n_step,
+    check_overlong_penalty,
     check_policy_gradient,
     check_ppo,
     check_returns,
@@ -136,6 +137,12 @@ def selective_log_softmax() -> Report:
 def entropy_from_logits() -> Report:
     function = pytest.importorskip("trl.trainer.utils").entropy_from_logits
     return check_entropy(call=lambda x: function(x.logits))
+
+
+@peer("trl", "get_soft_overlong_punishment")
+def soft_overlong_punishment() -> Report:
+    made = pytest.importorskip("trl.rewards").get_soft_overlong_punishment
+    return check_overlong_penalty(call=lambda x: made(x.max_length, x.buffer)(x.completion_ids))
 
 
 # --- RLax: the gradient comes from JAX, so the loss handed in is the linear one with this gradient ---
@@ -264,12 +271,14 @@ def torchrl_lambda_returns(name: str) -> Report:
 def torchrl_v_trace() -> Report:
     estimate = pytest.importorskip("torchrl.objectives.value.functional").vtrace_advantage_estimate
 
-    def targets(x: Any) -> Tensor:
-        given = (x.log_probs, x.old_log_probs, x.values, x.next_values, x.rewards, x.terminated, x.terminated)
+    def advantages_and_targets(x: Any) -> tuple[Tensor, Tensor]:
+        ends = x.terminated | x.truncated
+        given = (x.log_probs, x.old_log_probs, x.values, x.next_values, x.rewards, ends, x.terminated)
         columns = (y[..., None] for y in given)
-        return estimate(x.gamma, *columns, rho_thresh=x.rho_bar, c_thresh=x.c_bar)[1][..., 0]
+        advantages, targets = estimate(x.gamma, *columns, rho_thresh=x.rho_bar, c_thresh=x.c_bar)
+        return advantages[..., 0], targets[..., 0]
 
-    return check_v_trace(call=targets)
+    return check_v_trace(call=advantages_and_targets)
 
 
 @peer("torchrl", "ClipPPOLoss")
