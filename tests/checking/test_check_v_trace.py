@@ -51,6 +51,25 @@ def torchrl(gamma, log_pi, log_mu, state_value, next_state_value, reward, done, 
     return rho * (reward + d * after - state_value), vs
 
 
+def torchrl_truncated(
+    gamma, log_pi, log_mu, state_value, next_state_value, reward, done, terminated=None, rho_thresh=1.0, c_thresh=1.0
+):
+    """As it is since #4210: `done` cuts, `terminated` says where nothing is bootstrapped."""
+    rho = (log_pi - log_mu).exp()
+    c, rho = rho.clamp(max=c_thresh), rho.clamp(max=rho_thresh)
+    going = gamma * (~done).int()
+    alive = going if terminated is None else gamma * (~terminated).int()
+    delta = rho * (reward + alive * next_state_value - state_value)
+    acc, out = torch.zeros_like(delta[..., 0]), []
+    for t in reversed(range(delta.shape[-1])):
+        acc = delta[..., t] + going[..., t] * c[..., t] * acc
+        out.append(acc)
+    vs = torch.stack(out[::-1], -1) + state_value
+    after = torch.cat([vs[..., 1:], next_state_value[..., -1:]], -1)
+    after = torch.where(done, next_state_value, after)
+    return rho * (reward + alive * after - state_value), vs
+
+
 def written_out(rewards, values, log_rhos, gamma):
     """Equation (1), as a sum of products; one value more than rewards."""
     rho = log_rhos.exp().clamp(max=1)
@@ -83,6 +102,7 @@ def recursion(rewards, values, next_values, target_log_probs, behaviour_log_prob
 TORCHRL = {"log_pi": "log_probs", "log_mu": "old_log_probs"}
 RIGHT = {
     "IMPALA": (impala, {}, "[T, B]"), "RLax": (rlax, {}, None), "torchrl": (torchrl, TORCHRL, None),
+    "torchrl, truncated": (torchrl_truncated, TORCHRL, None),
     "written out": (written_out, {}, None), "lists": (lists, {}, None), "recursion": (recursion, {}, None),
     "no clip given": (lambda rewards, values, last_value, log_rhos, discounts: impala(
         log_rhos, discounts, rewards, values, last_value)[0], {}, "[T]"),
@@ -118,13 +138,32 @@ def test_the_reference_is_the_sum_of_products():
             assert torch.allclose(got[n], expected, rtol=1e-9, atol=1e-9)
 
 
-def changed(old, new):
+def test_at_a_truncation_the_reference_is_that_of_two_rows():
+    seen = set()
+    for case in CHECK.bench(frozenset(["next_values", "terminated", "truncated"])).cases:
+        x, ends = case.inputs, case.inputs["terminated"] | case.inputs["truncated"]
+        taken = inspect.signature(CHECK.right[""]).parameters
+        got = CHECK.right[""](**{name: x[name] for name in taken})
+        for n, row in enumerate(ends):
+            first = 0
+            for last in [t for t in range(len(row)) if row[t] or t == len(row) - 1]:
+                part = (n, slice(first, last + 1))
+                behind = torch.where(x["terminated"], 0.0, x["next_values"])[n, last : last + 1]
+                values, log_rhos = torch.cat([x["values"][part], behind]), (x["log_probs"] - x["old_log_probs"])[part]
+                expected = written_out(x["rewards"][part], values, log_rhos, x["gamma"])
+                assert torch.allclose(got[part], expected, rtol=1e-9, atol=1e-9)
+                seen.add((bool(x["truncated"][n, last]), last < len(row) - 1))
+                first = last + 1
+    assert seen == {(False, False), (False, True), (True, False), (True, True)}
+
+
+def changed(old, new, function=torchrl):
     """torchrl's form with another line."""
-    source = inspect.getsource(torchrl)
+    source = inspect.getsource(function)
     assert old in source
     scope = {"torch": torch}
     exec(source.replace(old, new), scope)
-    return scope["torchrl"]
+    return scope[function.__name__]
 
 
 WRONG = {
@@ -141,6 +180,11 @@ WRONG = {
     "gamma_missing": changed("d[..., t] * c[..., t] * acc", "(1 - done[..., t]) * c[..., t] * acc"),
     "advantages_by_values": changed("reward + d * after - state_value", "reward + d * next_state_value - state_value"),
     "advantages_unweighted": changed("return rho * (reward + d * after", "return 1.0 * (reward + d * after"),
+    "advantage_of_next_episode": changed("(done, next_state_value, after)", "(done, after, after)", torchrl_truncated),
+    "truncation_as_termination": changed("gamma * (~terminated).int()", "going", torchrl_truncated),
+    "truncation_runs_on": lambda gamma, log_pi, log_mu, state_value, next_state_value, reward, done, terminated: (
+        torchrl(gamma, log_pi, log_mu, state_value, next_state_value, reward, terminated.int())
+    ),
     "": changed("+ state_value\n", "+ 0.9 * state_value\n"),
 }
 
@@ -175,3 +219,28 @@ def test_a_wrong_part_is_not_hidden_by_a_right_one():
 def test_what_is_no_target_is_not_understood(function):
     with pytest.raises(UnknownForm):
         check_v_trace(function)
+
+
+def with_truncations(rewards, values, next_values, done, terminated, log_rhos, gamma):
+    return torchrl_truncated(gamma, log_rhos, 0 * log_rhos, values, next_values, rewards, done.bool(), terminated)[1]
+
+
+def test_dones_beside_truncations_are_ends_or_terminations():
+    def ends(rewards, values, next_values, dones, truncated, log_rhos, gamma):
+        return with_truncations(rewards, values, next_values, dones, dones & ~truncated, log_rhos, gamma)
+
+    def terminations(rewards, values, next_values, dones, truncated, log_rhos, gamma):
+        return with_truncations(rewards, values, next_values, dones | truncated, dones, log_rhos, gamma)
+
+    assert check_v_trace(ends).form == "torch [T]"
+    assert check_v_trace(terminations).form == "torch [T], dones are terminations alone"
+
+
+def test_without_the_value_of_each_next_state_truncations_are_not_tried():
+    def bootstrapped(rewards, values, bootstrap_value, terminated, truncated, log_rhos, gamma):
+        behind = torch.cat([values[1:], bootstrap_value[None]])
+        return with_truncations(rewards, values, behind, terminated | truncated, terminated, log_rhos, gamma)
+
+    report = check_v_trace(bootstrapped)
+    assert report.ok
+    assert "a truncation inside a row was not tried" in str(report.remarks)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgtheory.checking.bootstraps import ARGS, backwards, batches, later, readings, rows, settle
-from pgtheory.checking.calling import Arg, Call
+from pgtheory.checking.bootstraps import ARGS, ENDS, backwards, batches, later, readings, rows, settle
+from pgtheory.checking.calling import Arg, Call, Reading
 from pgtheory.checking.episodes import F64
 from pgtheory.checking.judge import Case, Check
 from pgtheory.checking.report import Mistake, Report, arxiv, issue, pull
@@ -33,13 +33,15 @@ def check_v_trace(
 
     The function may take `log_rhos`, `rhos`, or log-probabilities of both policies, and values as the other returns do:
     `next_values`, or `values` with a `bootstrap_value`, or one value more than rewards. It may return the targets,
-    these minus the values, the advantages, or two of these; then both are judged.
+    these minus the values, the advantages, or two of these; then both are judged. A truncation inside a row, where the
+    step bootstraps and what follows is another episode, is tried where the function is told of it, by `truncated`, or
+    by `dones` beside `terminated`, and of the value of each next state; as torchrl's is.
 
     Args:
         function: the implementation.
         call: how it is called from the canonical inputs, such as `lambda x: f(x.rewards.mT, x.log_rhos.mT, ...).mT`;
-            they are `x.rewards`, `x.values`, `x.next_values`, `x.terminated`, `x.log_probs`, `x.old_log_probs`,
-            `[B, T]`, `x.gamma`, `x.lam`, `x.rho_bar`, `x.c_bar`.
+            they are `x.rewards`, `x.values`, `x.next_values`, `x.terminated`, `x.truncated`, `x.log_probs`,
+            `x.old_log_probs`, `[B, T]`, `x.gamma`, `x.lam`, `x.rho_bar`, `x.c_bar`.
         layout: the order of axes, such as `"[T, B]"`, or the container, such as `"numpy"`, as in the report.
         names: what arguments are, such as `{"is_ratio": "rhos"}`.
 
@@ -91,6 +93,7 @@ def _named(function: Callable[..., Tensor]) -> Trace:
         values: Tensor,
         next_values: Tensor,
         terminated: Tensor,
+        truncated: Tensor,
         log_probs: Tensor,
         old_log_probs: Tensor,
         gamma: float,
@@ -99,7 +102,7 @@ def _named(function: Callable[..., Tensor]) -> Trace:
         c_bar: float,
     ) -> Tensor:
         x = {"rewards": rewards, "values": values, "next_values": next_values, "terminated": terminated}
-        x |= {"log_probs": log_probs, "old_log_probs": old_log_probs}
+        x |= {"truncated": truncated, "log_probs": log_probs, "old_log_probs": old_log_probs}
         return function(**x, gamma=gamma, lam=lam, rho_bar=rho_bar, c_bar=c_bar)
 
     return named
@@ -114,10 +117,12 @@ def _targets(
     seeded: bool = False,
     own_last: bool = False,
     going: bool = True,
+    ends: bool = False,
+    runs_on: bool = False,
     gamma_in_carry: bool = True,
     difference: bool = True,
 ) -> Trace:
-    """The targets v_t by their factors; `of` makes ratios of log-ratios."""
+    """The targets v_t by their factors; `of` makes ratios of log-ratios; for `ends` and `runs_on` see `_discount`."""
 
     def step(x: Mapping[str, Tensor], after: Tensor) -> Tensor:
         return x["delta"] + x["carried"] * after
@@ -125,11 +130,12 @@ def _targets(
     def targets(**x: Any) -> Tensor:
         values, next_values = x["values"], x["next_values"]
         ratio = of(x["log_probs"] - x["old_log_probs"])
-        discount = x["gamma"] * ((~x["terminated"]).double() if going else torch.ones_like(values))
+        discount = _discount(x, going, ends)
         behind = torch.cat([next_values[..., :-1], values[..., -1:]], -1) if own_last else next_values
         delta = rho(ratio, x["rho_bar"]) * (x["rewards"] + discount * behind - values)
         carried = (discount if gamma_in_carry else discount / x["gamma"]) * x["lam"] * c(ratio, x["c_bar"])
         carried = carried * (rho(ratio, x["rho_bar"]) if twice else 1.0)
+        carried = torch.where(x["truncated"] & (going and not runs_on), 0.0, carried)
         edge = behind[..., -1]
         if difference:
             seed = edge if seeded else torch.zeros_like(edge)
@@ -140,12 +146,23 @@ def _targets(
     return _named(targets)
 
 
+def _discount(x: Mapping[str, Any], going: bool, ends: bool) -> Tensor:
+    """γ where a step bootstraps: unless it terminates, or always (not `going`), or not at truncations either (`ends`).
+
+    That the sum ends at a truncation is another matter: unless it `runs_on`, it does.
+    """
+    found: Tensor = x["gamma"] * (~(x["terminated"] | (x["truncated"] & ends)) | (not going)).double()
+    return found
+
+
 def _advantages(
     targets: Trace,
     *,
     of: Callable[[Tensor], Tensor] = torch.exp,
     rho: Ratio = _cut,
     going: bool = True,
+    ends: bool = False,
+    runs_on: bool = False,
     by_values: bool = False,
     mixed: bool = False,
 ) -> Trace:
@@ -153,11 +170,11 @@ def _advantages(
 
     def advantages(**x: Any) -> Tensor:
         after = later(targets(**x), x["next_values"][..., -1])
+        after = torch.where(x["truncated"] & (going and not runs_on), x["next_values"], after)
         after = x["next_values"] if by_values else after
         after = x["lam"] * after + (1 - x["lam"]) * x["next_values"] if mixed else after
         ratio = rho(of(x["log_probs"] - x["old_log_probs"]), x["rho_bar"])
-        discount = x["gamma"] * ((~x["terminated"]).double() if going else 1.0)
-        found: Tensor = ratio * (x["rewards"] + discount * after - x["values"])
+        found: Tensor = ratio * (x["rewards"] + _discount(x, going, ends) * after - x["values"])
         return found
 
     return _named(advantages)
@@ -179,11 +196,12 @@ RIGHT: Mapping[str, Trace] = {
 def _all(**factors: Any) -> tuple[Trace, ...]:
     """The targets with other factors, the same minus the values, and the advantages of them."""
     targets = _targets(**factors)
-    own = {name: factors[name] for name in ("of", "rho", "going") if name in factors}
+    own = {name: factors[name] for name in ("of", "rho", "going", "ends", "runs_on") if name in factors}
     return targets, _minus_values(targets), _advantages(targets, **own)
 
 
 _IMPALA = arxiv("Espeholt et al., 2018, eq. (1)", "1802.01561")
+_LIMITS = arxiv("Pardo et al., 2018", "1712.00378")
 
 MISTAKES = (
     Mistake(
@@ -258,8 +276,36 @@ MISTAKES = (
         "terminations are ignored",
         "A step that terminates bootstraps, and what follows belongs to another episode.",
         "The result does not change with the flags.",
-        (issue("pytorch/rl", 4209), pull("pytorch/rl", 4210)),
+        (),
         _all(going=False),
+        right_form=(issue("pytorch/rl", 4209),),
+    ),
+    Mistake(
+        "v_trace.advantage_of_next_episode",
+        "at a truncation the advantage bootstraps from the next episode",
+        "The target of the next step of the row stands where the value of the state behind the truncation belongs: it "
+        "is that of another episode.",
+        "The targets are right, and so are the advantages but for those of truncated steps.",
+        (issue("pytorch/rl", 4209), pull("pytorch/rl", 4210)),
+        (_advantages(_RIGHT, runs_on=True),),
+    ),
+    Mistake(
+        "v_trace.truncation_runs_on",
+        "the sum runs on through a truncation",
+        "What follows a truncated step belongs to another episode, and is added to its correction.",
+        "Without a truncation inside a row it is right.",
+        (),
+        _all(runs_on=True),
+        right_form=(issue("pytorch/rl", 4209),),
+    ),
+    Mistake(
+        "v_trace.truncation_as_termination",
+        "a truncation is taken for a termination",
+        "A truncated step does not bootstrap: the time limit looks like a state without a future.",
+        "Without truncations it is right.",
+        (),
+        _all(ends=True),
+        right_form=(_LIMITS, issue("pytorch/rl", 4209)),
     ),
     Mistake(
         "v_trace.gamma_missing",
@@ -308,6 +354,10 @@ def cases(facts: frozenset[str]) -> list[Case]:
     found = [_case(marks, 0.8, 1.0, 1.0, 1.0) for marks in batches(facts)]
     for rho_bar, c_bar in bars:
         found += [_case(marks, 0.9, lam, rho_bar, c_bar) for marks in batches(facts)[3:] for lam in lams]
+    if _sees_truncations(facts):
+        found += [_case(marks, 0.9, 1.0, 1.0, 1.0) for marks in _CUT]
+        found += [_case(marks, 0.9, 1.0, 1.0, 1.0) for marks in _CUT_OR_ENDED if facts & ENDS]
+        found += [_case(_BOTH, 0.9, 1.0, 1.0, 1.0, why=_REFUSED)] if "terminated" in facts else []
     return [
         *found,
         _case(("....", "...."), 1.0, 1.0, 1.0, 1.0),
@@ -316,14 +366,53 @@ def cases(facts: frozenset[str]) -> list[Case]:
 
 
 _BARS = frozenset(["rho_bar", "c_bar"])
+# "U" where a row is truncated, "B" where it terminates as well.
+_CUT = (("U.", ".U"), (".U.", "U.."), ("..U...", ".U..U."))
+_CUT_OR_ENDED = (("UT", "TU"), (".UT..U", "..T.U."))
+_BOTH = (".B.", "..B")
+_REFUSED = "it refuses a step that is both terminated and truncated"
 
 
-def _case(marks: Sequence[str], gamma: float, lam: float, rho_bar: float, c_bar: float, spread: float = 1.0) -> Case:
+def _sees_truncations(facts: frozenset[str]) -> bool:
+    return "next_values" in facts and _is_told(facts)
+
+
+def _is_told(facts: frozenset[str]) -> bool:
+    return "truncated" in facts or ("terminated" in facts and bool(facts & {"dones", "not_dones"}))
+
+
+def _readings(roles: frozenset[str]) -> list[Reading]:
+    """As for other returns; beside truncations, `dones` may be all ends of episodes, or terminations alone."""
+    notes = (_NOT_TRIED,) if _is_told(roles) and "next_values" not in roles else ()
+    found = [reading._replace(notes=(*reading.notes, *notes)) for reading in readings(roles)]
+    if not {"dones", "truncated"} <= roles or "terminated" in roles:
+        return found
+    text, alone = ", dones are terminations alone", {"dones": lambda x: x.terminated}
+    return [*found, *(r._replace(text=r.text + text, of={**r.of, **alone}, anyway=True) for r in found)]
+
+
+_NOT_TRIED = "a truncation inside a row was not tried: there is no argument for the value of each next state"
+
+
+def _case(
+    marks: Sequence[str],
+    gamma: float,
+    lam: float,
+    rho_bar: float,
+    c_bar: float,
+    *,
+    spread: float = 1.0,
+    why: str = "",
+) -> Case:
     n, steps = len(marks), len(marks[0])
     place = torch.arange(n * steps, dtype=F64).reshape(n, steps)
     old = -1.2 + 0.3 * (1.9 * place).cos()
     new = old + spread * 0.7 * (2.3 * place + 0.8).sin()
-    return rows(marks, gamma, log_probs=new, old_log_probs=old, lam=lam, rho_bar=rho_bar, c_bar=c_bar)
+    cut = torch.tensor([[c in "UB" for c in row] for row in marks])
+    bare = [row.replace("U", ".").replace("B", "T") for row in marks]
+    x = rows(bare, gamma, truncated=cut, log_probs=new, old_log_probs=old, lam=lam, rho_bar=rho_bar, c_bar=c_bar).inputs
+    behind = torch.where(cut, 4.0 - x["next_values"], x["next_values"])  # the row goes on in another episode
+    return Case({**x, "next_values": behind}, why, or_fails=True)
 
 
 def _choose(cases: Sequence[tuple[Mapping[str, Any], Mapping[str, Tensor]]]) -> tuple[str, str]:
@@ -343,7 +432,10 @@ CHECK = Check(
     "v_trace",
     8,
     args=(
-        *ARGS,
+        *(arg for arg in ARGS if arg.name not in ("dones", "not_dones")),
+        Arg("truncated", "B T", flag=True),
+        Arg("dones", "B T", of=lambda x: x.terminated | x.truncated, flag=True),
+        Arg("not_dones", "B T", of=lambda x: (~(x.terminated | x.truncated)).double(), flag=True),
         Arg("log_probs", "B T", "target_policy_log_probs"),
         Arg("old_log_probs", "B T", "behaviour_policy_log_probs behavior_policy_log_probs"),
         Arg(
@@ -370,7 +462,7 @@ CHECK = Check(
     reference=RIGHT,
     cases=cases,
     mistakes=MISTAKES,
-    readings=readings,
+    readings=_readings,
     settle=settle,
     choose=_choose,
     example="call=lambda x: f(x.rewards.mT, x.values.mT, x.log_rhos.mT, ...).mT  # [B, T]",
