@@ -109,8 +109,9 @@ ADVANTAGES_OF_GROUPS = (
         "the mean of the other responses is divided by the size of the group",
         "The sum of the K - 1 other rewards is divided by K: the baseline is too small, and not centred.",
         "With equal rewards the advantages are not 0.",
-        (issue("redai-studio/Relax", 174), arxiv("Ahmadian et al., 2024 (the right form)", "2402.14740")),
+        (issue("redai-studio/Relax", 174),),
         values("advantage", "own 1"),
+        (arxiv("Ahmadian et al., 2024", "2402.14740"),),
     ),
     *(spec._replace(values=values("advantage", *names)) for spec, names in _OF_ADVANTAGES),
 )
@@ -129,8 +130,9 @@ AVERAGE_SPECS = (
         "The sum over tokens is divided by the largest number of tokens in the group or batch: the weight of a "
         "response depends on how long the others happen to be.",
         "One longer response makes the gradient of all others smaller.",
-        (issue("huggingface/trl", 2995), arxiv("Liu et al., 2025 (Dr. GRPO, a constant)", "2503.20783")),
+        (issue("huggingface/trl", 2995),),
         values("average", *(f"{base} {norm}" for base in ("longest", "longest_of_all") for norm in NORMS[:2])),
+        (arxiv("Liu et al., 2025 (Dr. GRPO)", "2503.20783"),),
     ),
 )
 NO_EPSILON = Spec(
@@ -139,7 +141,7 @@ NO_EPSILON = Spec(
     "The standard deviation of equal rewards is 0; without an ε in the denominator one such group makes the whole "
     "gradient NaN.",
     "NaN as soon as a prompt is solved by all responses, or by none.",
-    (pull("bojieli/ai-agent-book", 498), pull("NVIDIA-NeMo/RL", 4161)),
+    (pull("bojieli/ai-agent-book", 498),),
     values("advantage", "unguarded std1", "unguarded std0"),
 )
 PENALTY_SPECS = (
@@ -149,8 +151,9 @@ PENALTY_SPECS = (
         "k3 is r - 1 - log r with r = π_ref/π; with π/π_ref it is another function, whose gradient grows with the "
         "ratio that it should bound.",
         "At log π - log π_ref = 1 the slope of the penalty is e - 1, not 1 - 1/e.",
-        (_KL, issue("natolambert/rlhf-book", 489)),
+        (issue("walkinglabs/hands-on-modern-rl", 27),),
         values("penalty", "swapped"),
+        (_KL,),
     ),
     Spec(
         "kl_without_gradient",

@@ -102,11 +102,7 @@ MISTAKES = (
         "The log ratio is ln ref - ln π. Its mean over samples of π is minus the divergence: as a penalty it rewards "
         "moving away from the reference.",
         "The mean over many samples is negative.",
-        (
-            issue("nebuly-ai/optimate", 298),
-            issue("natolambert/rlhf-book", 489),
-            issue("lucidrains/PaLM-rlhf-pytorch", 38),
-        ),
+        (issue("nebuly-ai/optimate", 298), issue("lucidrains/PaLM-rlhf-pytorch", 38)),
         (of_ratio(lambda d: -d), of_ratio(lambda d: -k3(d))),
     ),
     Mistake(
@@ -115,7 +111,7 @@ MISTAKES = (
         "With samples of π the ratio of k3 must be ref/π, whose expectation is 1. With π/ref the estimate is biased, "
         "and large where the policies differ.",
         "The values are never negative, and much larger than the log ratio where π is above the reference.",
-        (issue("natolambert/rlhf-book", 489),),
+        (issue("walkinglabs/hands-on-modern-rl", 27), issue("hpcaitech/ColossalAI", 3696)),
         (of_ratio(lambda d: torch.expm1(d) - d),),
         right_form=(_SCHULMAN,),
     ),
@@ -301,7 +297,7 @@ LOSS_MISTAKES = (
         "k3 with the ratio inverted, as a loss",
         "The weight of the score is π/ref - 1, not ln(π/ref): tokens that the reference finds unlikely dominate.",
         "The gradient grows exponentially with the log ratio.",
-        (issue("natolambert/rlhf-book", 489),),
+        (issue("walkinglabs/hands-on-modern-rl", 27), issue("hpcaitech/ColossalAI", 3696)),
         (of_ratio(lambda d: torch.expm1(d) - d),),
         right_form=(_SCHULMAN,),
     ),
