@@ -328,9 +328,18 @@ def test_a_check_leaves_the_number_of_threads_alone(monkeypatch: pytest.MonkeyPa
     CHECKS["policy_gradient"](lambda log_probs, rewards, gamma, mask: (log_probs * mask).sum())
 
 
+FOLDER = Path(__file__).parents[2] / "pgtheory" / "checking"
+
+
+def test_the_types_and_the_names_of_checks_are_listed_alike() -> None:
+    text = (FOLDER / "__init__.py").read_text(encoding="utf-8")
+    typed = re.findall(r"^    (check_\w+) = _pinnable", text, flags=re.M)
+    assert typed == sorted({check.__name__ for check in CHECKS.values() if "check_" in check.__name__})
+    assert typed == re.findall(r'^        "(check_\w+)",$', text, flags=re.M)
+
+
 def test_kinds_import_nothing_private_from_each_other() -> None:
-    folder = Path(__file__).parents[2] / "pgtheory" / "checking"
-    for path in [*folder.glob("kinds/*.py"), *folder.glob("*.py")]:
+    for path in [*FOLDER.glob("kinds/*.py"), *FOLDER.glob("*.py")]:
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"from pgtheory\.checking\S* import .*\b_\w+", text), path.name
         assert len(text.splitlines()) <= 700, path.name

@@ -103,8 +103,7 @@ def _table_report(table: Table) -> Report | None:
 
 
 def _of_table(table: Table, key: str, example: Counterexample) -> Report:
-    found = tuple(mistake for mistake in MISTAKES if mistake.key == key)
-    return Report("mdp", False, found, (), example, {}, "the table alone", len(table.rows))
+    return Report("mdp", False, (_named(key),), (), example, {}, "the table alone", len(table.rows))
 
 
 # The verdict.
