@@ -91,6 +91,13 @@ class Inputs:
         return other
 
 
+def taking(names: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A function of `**arguments` with a signature that says which it takes, as an implementation needs it."""
+    parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names.split()]
+    vars(function).update(__signature__=inspect.Signature(parameters))
+    return function
+
+
 # --- which argument is what ---
 
 

@@ -5,11 +5,12 @@ Each is called in the canonical signature, with `rewards`, `values`, `next_value
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from pgtheory.checking.calling import taking
 from pgtheory.checking.episodes import in_one_row, masked_standardised, shifted, standardised, to_go
 
 
@@ -41,6 +42,7 @@ class Steps(NamedTuple):
 
 
 Of = Callable[[Steps], Tensor]
+_INPUTS = "rewards values next_values gamma lam terminated truncated mask"
 
 
 def of_steps(advantages: Of) -> Callable[..., Tensor]:
@@ -142,21 +144,7 @@ def then_standardised(ddof: int, dims: tuple[int, ...], eps: float, alone: bool)
 
 def whitened(ddof: int) -> Callable[..., Tensor]:
     """Standardised over the steps taken of the whole batch."""
-
-    def implementation(
-        rewards: Tensor,
-        values: Tensor,
-        next_values: Tensor,
-        gamma: float,
-        lam: float,
-        terminated: Tensor,
-        truncated: Tensor,
-        mask: Tensor,
-    ) -> Tensor:
-        found = generalized(rewards, values, next_values, gamma, lam, terminated, truncated, mask)
-        return masked_standardised(found, mask.bool(), ddof)
-
-    return implementation
+    return taking(_INPUTS, lambda **x: masked_standardised(generalized(**x), x["mask"].bool(), ddof))
 
 
 def forwards(cut: Of) -> Callable[..., Tensor]:
@@ -223,22 +211,13 @@ SCALES: tuple[Callable[[Tensor], Tensor], ...] = (
 def _masked(advantages: Callable[[Steps, Tensor], Tensor]) -> Callable[..., Tensor]:
     """A function of all steps, those included that were not taken, whose values stand in the row."""
 
-    def implementation(
-        rewards: Tensor,
-        values: Tensor,
-        next_values: Tensor,
-        gamma: float,
-        lam: float,
-        terminated: Tensor,
-        truncated: Tensor,
-        mask: Tensor,
-    ) -> Tensor:
-        steps = Steps(rewards, values, next_values, gamma, lam, terminated, truncated)
+    def implementation(mask: Tensor, **x: Any) -> Tensor:
+        steps = Steps(**x)
         if bool(mask.all()):
-            return to_go(td_error(steps), gamma * lam, steps.ends)
+            return to_go(td_error(steps), steps.gamma * steps.lam, steps.ends)
         return advantages(steps, mask)
 
-    return implementation
+    return taking(_INPUTS, implementation)
 
 
 def padding(*, flagged: bool, bootstrapped: bool, summed: bool, zeroed: bool = False) -> Callable[..., Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgtheory.checking.calling import Arg, Call, Misfit, roles_of
+from pgtheory.checking.calling import Arg, Call, Misfit, roles_of, taking
 from pgtheory.checking.episodes import F64, MASK_ARGS
 from pgtheory.checking.judge import Case, Check
 from pgtheory.checking.report import Mistake, Report, arxiv, issue, pull
@@ -118,24 +118,17 @@ def _forms(
     """Penalties by the part of the buffer that is used; and the rewards with these added."""
 
     def penalties(
-        mask: Tensor, prompt_lengths: Tensor, max_prompt_length: int, max_length: int, buffer: int, factor: float
+        mask: Tensor, prompt_lengths: Tensor, max_length: int, buffer: int, factor: float, **x: Any
     ) -> Tensor:
-        limit = max_length + (max_prompt_length - prompt_lengths if of_context else 0)
+        limit = max_length + (x["max_prompt_length"] - prompt_lengths if of_context else 0)
         used = part(of(mask, prompt_lengths), limit, buffer).to(F64).clamp(min=0)
         return scale(factor) * (used.clamp(max=1) if bounded else used)
 
-    def added(
-        rewards: Tensor,
-        mask: Tensor,
-        prompt_lengths: Tensor,
-        max_prompt_length: int,
-        max_length: int,
-        buffer: int,
-        factor: float,
-    ) -> Tensor:
-        return rewards + penalties(mask, prompt_lengths, max_prompt_length, max_length, buffer, factor)
-
-    return penalties, added
+    alone = "mask prompt_lengths max_prompt_length max_length buffer factor"
+    return (
+        taking(alone, penalties),
+        taking(f"rewards {alone}", lambda rewards, **x: rewards + penalties(**x)),
+    )
 
 
 RIGHT = dict(zip(("", "the rewards with the penalty added"), _forms(), strict=True))

@@ -1,6 +1,5 @@
 """Are these V-trace targets? And if not, which known mistake is it?"""
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pgtheory.checking.bootstraps import ARGS, ENDS, backwards, batches, later, readings, rows, settle
-from pgtheory.checking.calling import Arg, Call, Reading
+from pgtheory.checking.calling import Arg, Call, Reading, taking
 from pgtheory.checking.episodes import F64
 from pgtheory.checking.judge import Case, Check
 from pgtheory.checking.report import Mistake, Report, arxiv, issue, pull
@@ -85,27 +84,7 @@ def _as_it_is(rho: Tensor, bar: float) -> Tensor:
     return rho
 
 
-def _named(function: Callable[..., Tensor]) -> Trace:
-    """The function with its arguments spelled out."""
-
-    def named(
-        rewards: Tensor,
-        values: Tensor,
-        next_values: Tensor,
-        terminated: Tensor,
-        truncated: Tensor,
-        log_probs: Tensor,
-        old_log_probs: Tensor,
-        gamma: float,
-        lam: float,
-        rho_bar: float,
-        c_bar: float,
-    ) -> Tensor:
-        x = {"rewards": rewards, "values": values, "next_values": next_values, "terminated": terminated}
-        x |= {"truncated": truncated, "log_probs": log_probs, "old_log_probs": old_log_probs}
-        return function(**x, gamma=gamma, lam=lam, rho_bar=rho_bar, c_bar=c_bar)
-
-    return named
+_INPUTS = "rewards values next_values terminated truncated log_probs old_log_probs gamma lam rho_bar c_bar"
 
 
 def _targets(
@@ -143,7 +122,7 @@ def _targets(
             return found
         return backwards(step, edge, delta=values + delta, carried=carried)
 
-    return _named(targets)
+    return taking(_INPUTS, targets)
 
 
 def _discount(x: Mapping[str, Any], going: bool, ends: bool) -> Tensor:
@@ -177,11 +156,11 @@ def _advantages(
         found: Tensor = ratio * (x["rewards"] + _discount(x, going, ends) * after - x["values"])
         return found
 
-    return _named(advantages)
+    return taking(_INPUTS, advantages)
 
 
 def _minus_values(targets: Trace) -> Trace:
-    return _named(lambda **x: targets(**x) - x["values"])
+    return taking(_INPUTS, lambda **x: targets(**x) - x["values"])
 
 
 _RIGHT = _targets()
@@ -417,7 +396,7 @@ def _case(
 
 def _choose(cases: Sequence[tuple[Mapping[str, Any], Mapping[str, Tensor]]]) -> tuple[str, str]:
     """Of the first two parts the one that is wrong, if one is; the advantages are not looked for elsewhere."""
-    taken = inspect.signature(_RIGHT).parameters
+    taken = _INPUTS.split()
     right = [[form(**{name: x[name] for name in taken}) for form in RIGHT.values()] for x, _ in cases]
 
     def fits(part: str) -> bool:
