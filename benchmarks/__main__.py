@@ -40,7 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--part", default="", help="only cases whose names hold this regular expression")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads (default: 1 and 2)")
     parser.add_argument("--budget", type=float, default=2.0, help="seconds for the rounds of one row (default: 2)")
-    parser.add_argument("--json", type=Path, help="write the rows here; those of other cases at this commit are kept")
+    parser.add_argument("--json", type=Path, help="write the rows here; those of other cases are kept")
     parser.add_argument("--device", default="cpu", help="where the inputs lie, such as cuda (default: cpu)")
     parser.add_argument("--strict", action="store_true", help="a peer that is not installed is a failure")
     return parser.parse_args()
