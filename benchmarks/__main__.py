@@ -40,7 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--part", default="", help="only cases whose names hold this regular expression")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads (default: 1 and 2)")
     parser.add_argument("--budget", type=float, default=2.0, help="seconds for the rounds of one row (default: 2)")
-    parser.add_argument("--json", type=Path, help="write the rows here; those of other cases at this commit are kept")
+    parser.add_argument("--json", type=Path, help="write the rows here; those of other cases are kept")
     parser.add_argument("--device", default="cpu", help="where the inputs lie, such as cuda (default: cpu)")
     parser.add_argument("--strict", action="store_true", help="a peer that is not installed is a failure")
     return parser.parse_args()
@@ -96,11 +96,12 @@ def circumstances(device: str, base: Path | None, root: Path) -> dict[str, Any]:
 
 
 def kept_rows(path: Path | None, found: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of an earlier part of this run."""
+    """The rows of earlier parts of this run, on the same machine with the same peers; each names its commit."""
     if path is None or not path.exists():
         return []
     earlier = json.loads(path.read_text(encoding="utf-8"))
-    return earlier["rows"] if {k: v for k, v in earlier.items() if k != "rows"} == found else []
+    same = all(earlier[key] == value for key, value in found.items() if key not in ("commit", "date"))
+    return [{**row, "commit": row.get("commit", earlier["commit"])} for row in earlier["rows"]] if same else []
 
 
 def rounded(value: Any) -> Any:
@@ -141,7 +142,7 @@ def main() -> int:
                     budget=asked.budget,
                     thorough=asked.full and threads == asked.threads[-1],
                 )
-                new.append(rounded(row))
+                new.append({**rounded(row), "commit": about["commit"]})
                 print(*report.lines_of(row), sep="\n", flush=True)
                 if asked.json:
                     names = {(r["case"], r["threads"]) for r in new}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.__main__ import kept_rows
 from benchmarks.case import Case, Claim, Seconds, relative_error
 from benchmarks.harness import Times, judge, ratios_of, spread
 from benchmarks.worker import Worker
@@ -106,3 +107,11 @@ def test_a_worker_times_a_side_and_compares_it_with_the_truth(monkeypatch: pytes
 
 def test_an_error_is_relative_to_the_largest_number() -> None:
     assert relative_error(torch.tensor([1.0, 11.0]), torch.tensor([1.0, 10.0])) == pytest.approx(0.1)
+
+
+def test_rows_of_earlier_parts_keep_their_commit_and_those_of_another_machine_are_left(tmp_path: Path) -> None:
+    path, machine = tmp_path / "speed.json", {"processor": "a", "commit": "1", "date": "d"}
+    path.write_text(json.dumps({**machine, "rows": [{"case": "x"}, {"case": "y", "commit": "0"}]}), encoding="utf-8")
+    now = {**machine, "commit": "2", "date": "e"}
+    assert kept_rows(path, now) == [{"case": "x", "commit": "1"}, {"case": "y", "commit": "0"}]
+    assert kept_rows(path, now | {"processor": "b"}) == kept_rows(tmp_path / "none", now) == kept_rows(None, now) == []
