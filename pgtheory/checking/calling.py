@@ -155,7 +155,9 @@ def bind(
     options = {
         name: (names[name],) if names and name in names else roles_of(name, args if p.default is p.empty else always)
         for name, p in named.items()
+        if (names and name in names) or not isinstance(p.default, bool)  # a switch
     }
+    options |= {name: () for name in named if name not in options}
     for name, p in named.items():
         if not options[name] and p.default is p.empty:
             raise Misfit(
@@ -452,6 +454,8 @@ class Reading(NamedTuple):
         layouts: the orders of axes that it has, if not those of the check.
         plain: the arguments that are given as they are, whatever the layout.
         anyway: whether it is tried although the function has answered in a reading before it.
+        doubt: whether it has to be declared by `layout=`: undeclared, a function whose mistake is unknown gets no
+            verdict if it is right in this reading.
     """
 
     text: str = ""
@@ -462,6 +466,12 @@ class Reading(NamedTuple):
     anyway: bool = False
     layouts: tuple[str, ...] = ()
     plain: frozenset[str] = frozenset()
+    doubt: bool = False
+
+    @property
+    def declared(self) -> str:
+        """What `layout=` says to mean it."""
+        return self.text.removeprefix(", ")
 
 
 def guess(

@@ -453,11 +453,11 @@ def _unstated(trial: Trial, clip: float) -> str:
 
 _NEW = (
     "new_values newvalue new_value vpred vpreds v_pred v_preds value_pred value_preds values_pred v_new vf_preds "
-    "curr_values current_values"
+    "curr_values current_values vs_pred value_fn_out"
 )
 _OLD = (
     "old_value old_values values_old value_old prev_values prev_value old_vpred old_vpreds v_old old_v target_values "
-    "old_value_preds old_value_pred rollout_values behavior_values oldvpred"
+    "old_value_preds old_value_pred rollout_values behavior_values oldvpred vs_pred_old prev_value_fn_out"
 )
 _NEW_NAMES, _OLD_NAMES = ({normalised(name) for name in names.split()} for names in (_NEW, _OLD))
 
@@ -466,6 +466,7 @@ def _implied(parameters: Sequence[Parameter]) -> Mapping[str, str]:
     """`values` are the old ones beside new ones."""
     spelled = {p.name: normalised(p.name) for p in parameters}
     found = {name: "old_values" for name, word in spelled.items() if word in _OLD_NAMES}
+    found |= {name: "old_values" for name in spelled if name == "value_preds_batch"}  # beside `values`, the new ones
     if not found and _NEW_NAMES & set(spelled.values()):
         found = {name: "old_values" for name, word in spelled.items() if word == "value"}
     return found
