@@ -324,10 +324,15 @@ def _judged(
 
 
 def _implied(check: Check, function: Callable[..., Any]) -> Mapping[str, str]:
+    parameters = _parameters(function)
+    return check.implied(parameters) if parameters else {}
+
+
+def _parameters(function: Callable[..., Any]) -> Sequence[inspect.Parameter]:
     try:
-        return check.implied(parameters_of(function))
+        return parameters_of(function)
     except ValueError:  # a builtin without a signature
-        return {}
+        return ()
 
 
 def agreed(found: Sequence[tuple[str, Report]]) -> Report:
@@ -471,8 +476,9 @@ def _if_sure(check: Check, function: Callable[..., Any], binding: Binding, repor
     """The report, without a verdict if its mistake is unknown and there is none in a reading that is to be declared."""
     if report.mistakes or report.abstains:
         return report
+    defaults = {binding.shown.get(p.name, ""): p.default for p in _parameters(function) if p.default is not p.empty}
     for reading in check.readings(binding.roles):
-        if reading.doubt:
+        if reading.doubt and reading.doubt(defaults):
             search = _searched(check, function, binding, reading.declared)
             if search.reports and search.reports[-1][1].ok:
                 why = (

@@ -107,7 +107,13 @@ def bounds_themselves(roles: frozenset[str], reading: Reading) -> list[Reading]:
     if not {"clip_low", "clip_high"} <= roles:
         return []
     of = {**reading.of, "clip_low": lambda x: 1 - x.clip, "clip_high": lambda x: 1 + x.clip_high}
-    return [reading._replace(text=f"{reading.text}, bounds 1 - ε and 1 + ε", of=of, doubt=True)]
+    return [reading._replace(text=f"{reading.text}, bounds 1 - ε and 1 + ε", of=of, doubt=_may_be_bounds)]
+
+
+def _may_be_bounds(defaults: Mapping[str, Any]) -> bool:
+    """Whether no default says that a bound is a distance from 1."""
+    given = [defaults[role] for role in ("clip_low", "clip_high") if _is_number(defaults.get(role))]
+    return all(bound > 0.5 for bound in given)
 
 
 def _is_number(x: Any) -> bool:

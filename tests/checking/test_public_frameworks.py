@@ -108,6 +108,13 @@ def with_a_switch(value_preds_batch, values, curr_e_clip, return_batch, clip_val
     return torch.max((values - return_batch) ** 2, (near - return_batch) ** 2)
 
 
+@VALUE.right("AReaL, ppo_critic_loss_fn: a `target_value` beside an `old_value`")
+def with_a_target(value, old_value, target_value, value_eps_clip, loss_mask):
+    near = old_value + (value - old_value).clamp(-value_eps_clip, value_eps_clip)
+    worse = torch.max((value - target_value) ** 2, (near - target_value) ** 2)
+    return torch.where(loss_mask, worse, 0.0).sum() / loss_mask.count_nonzero()
+
+
 @VALUE.right("kscalelabs/ksim #3: the maximum undoes the clamp of the error, and the squared error is left")
 def undone(value_pred, returns, clip_param=0.2):
     error = value_pred - returns
@@ -219,6 +226,13 @@ def test_in_another_meaning_a_known_mistake_stays_one():
         return -torch.max(ratio * adv, ratio.clamp(1 - clip_low, 1 + clip_high) * adv).mean()
 
     assert [m.key for m in check_ppo(maximum).mistakes] == ["ppo.maximum"]
+
+
+def test_a_default_near_0_says_that_a_bound_is_a_distance_from_1():
+    def forgotten(ratio, adv, clip_low=0.2, clip_high=0.28):
+        return -torch.min(ratio * adv, ratio.clamp(clip_low, clip_high) * adv).mean()
+
+    assert check_ppo(forgotten).verdict == "wrong"
 
 
 def test_a_score_on_padding_is_no_penalty_of_it():

@@ -516,7 +516,7 @@ _ARGS = (
         also="c clip clip_max max_weight max_ratio threshold upper upper_threshold upper_bound high tis_cap "
         "tis_clip imp_ratio_cap tis_imp_ratio_cap is_cap is_threshold rho_bar clip_ratio_c truncation "
         "clip_threshold rollout_is_threshold max_is_weight clip_high tis_clip_high cap_max high_threshold "
-        "vllm_importance_sampling_cap",
+        "vllm_importance_sampling_cap behav_imp_weight_cap",
     ),
     Arg("low", also="clip_min lower lower_threshold lower_bound floor min_weight tis_clip_low clip_low low_threshold"),
     Arg("given", asked=True),
