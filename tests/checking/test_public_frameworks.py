@@ -135,6 +135,12 @@ def icepop(old_log_probs, rollout_log_probs, low_threshold=0.5, high_threshold=2
     return weights * ((weights >= low_threshold) & (weights <= high_threshold))
 
 
+@WEIGHTS.right("AReaL, its behavioural weight: the proximal policy over the old one, which sampled")
+def behavioural(proximal_logprobs, old_logprobs, loss_mask, behav_imp_weight_cap):
+    weights = (proximal_logprobs - old_logprobs).exp()
+    return torch.where(loss_mask & (weights <= behav_imp_weight_cap), weights, 0.0)
+
+
 @WEIGHTS.wrong("of_the_current_policy", "slime #179, with the gradient of the current policy as well")
 def of_the_current(log_probs, old_log_probs, rollout_log_probs, tis_clip=2.0):
     return (log_probs - rollout_log_probs).exp().clamp(max=tis_clip)

@@ -471,14 +471,20 @@ _SAMPLER = affixed(
 )  # fmt: skip
 _OLD = affixed("old", "prev", "previous", "proximal", "prox", "recomputed", "fixed", "stored")
 _OLD_NAMES = {normalised(name) for name in _OLD.split()} | {"old", "oldpertoken", "oldper"}
+_NEAR_NAMES = {normalised(name) for name in affixed("proximal", "prox", "recomputed").split()}
 _SAMPLER_NAMES = {normalised(name) for name in _SAMPLER.split()}
 
 
 def _implied(parameters: Sequence[Parameter]) -> Mapping[str, str]:
-    """The old log-probabilities are the trainer's beside a sampler's, and the sampler's where there are no others."""
+    """The old log-probabilities are the trainer's beside a sampler's, and the sampler's where there are no others.
+
+    Beside proximal ones, which the trainer has computed anew, they are the sampler's.
+    """
     spelled = {p.name: normalised(p.name) for p in parameters}
     old = [name for name, word in spelled.items() if word in _OLD_NAMES]
     beside = any(word in _SAMPLER_NAMES for word in spelled.values())
+    if not beside and (near := [name for name in old if spelled[name] in _NEAR_NAMES]) != old and near:
+        return dict.fromkeys(old, "sampler_log_probs") | dict.fromkeys(near, "trainer_log_probs")
     return dict.fromkeys(old, "trainer_log_probs" if beside else "sampler_log_probs")
 
 
