@@ -13,10 +13,12 @@ from pgtheory.checking.judge import Case
 #: The flags of which `terminated` is the canonical one, and the discounts that hold them.
 ENDS = frozenset(["terminated", "dones", "not_dones", "discounts"])
 _UNFLAGGED = "terminations were not tried: there is no argument for them"
+#: What a function is told that has no value behind the row.
+_CLOSED = "where a row ends its episode"
 
 ARGS = (
     Arg("rewards", "B T", "r_t"),
-    Arg("values", "B T", "v_tm1"),
+    Arg("values", "B T", "v_tm1 bootstrap_values"),
     Arg("next_values", "B T", "v_t next_state_value values_t_plus_1"),
     Arg("gamma"),
     Arg("terminated", "B T", flag=True),
@@ -52,11 +54,14 @@ def readings(roles: frozenset[str]) -> list[Reading]:
     return [
         Reading(", values [T+1]", longer, notes=notes),
         Reading(", values of the next states", aligned, notes=notes, rare=True),
+        Reading(f", values [T], {_CLOSED}", of, frozenset([_CLOSED]), notes, doubt=lambda defaults: True),
     ]
 
 
 def settle(name: str, roles: tuple[str, ...], others: frozenset[str]) -> str | None:
-    """A discount beside flags is a number; alone it may be one for each step."""
+    """A discount beside flags is a number; alone it may be one for each step. Bootstrap values alone are all values."""
+    if {"values", "last_value"} <= set(roles):
+        return "last_value" if others & {"values", "next_values"} else "values"
     return "gamma" if {"gamma", "discounts"} <= set(roles) and others & (ENDS - {"discounts"}) else None
 
 
@@ -78,7 +83,8 @@ _ENDING = (("T", "T"), (".T", "T."), ("..T", ".T."), ("T..T", "...."), (".T..T."
 def batches(facts: frozenset[str]) -> list[tuple[str, ...]]:
     """Rows without an end, and with ends where a function is told them: first, last, everywhere; a batch of one."""
     flowing: list[tuple[str, ...]] = [(row, row) for row in _FLOWING]
-    return [*flowing, *(_ENDING if facts & ENDS else ()), ("....",)]
+    found = [*flowing, *(_ENDING if facts & ENDS else ()), ("....",)]
+    return [tuple(f"{row[:-1]}T" for row in marks) for marks in found] if _CLOSED in facts else found
 
 
 def backwards(step: Callable[[Mapping[str, Tensor], Tensor], Tensor], seed: Tensor, **columns: Tensor) -> Tensor:

@@ -151,9 +151,8 @@ def bind(
         return [Binding(tuple(signature), {}, {"by their place": ", ".join(signature)})]
     named = {p.name: p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     _check_names(names or {}, named, args)
-    always = [arg for arg in args if not arg.asked]
     options = {
-        name: (names[name],) if names and name in names else roles_of(name, args if p.default is p.empty else always)
+        name: (names[name],) if names and name in names else roles_of(name, _for_default(args, p.default))
         for name, p in named.items()
     }
     for name, p in named.items():
@@ -174,6 +173,13 @@ def bind(
         meaning = ", ".join(f"{name!r}: {role_of[name]!r}" for name in doubtful)
         found.append(_bound(parameters, role_of, signature, needs)._replace(meaning=meaning and f"names={{{meaning}}}"))
     return found
+
+
+def _for_default(args: Sequence[Arg], default: Any) -> list[Arg]:
+    """What an argument with this default may be: with True or False it is a switch, or marks steps."""
+    if default is inspect.Parameter.empty:
+        return [*args]
+    return [arg for arg in args if not arg.asked and (arg.flag or not isinstance(default, bool))]
 
 
 def _check_names(names: Mapping[str, str], named: Mapping[str, Any], args: Sequence[Arg]) -> None:
@@ -452,6 +458,8 @@ class Reading(NamedTuple):
         layouts: the orders of axes that it has, if not those of the check.
         plain: the arguments that are given as they are, whatever the layout.
         anyway: whether it is tried although the function has answered in a reading before it.
+        doubt: of a reading that has to be declared by `layout=`, whether it may be meant, from the defaults of the
+            arguments: then a function whose mistake is unknown gets no verdict if it is right in this reading.
     """
 
     text: str = ""
@@ -462,6 +470,12 @@ class Reading(NamedTuple):
     anyway: bool = False
     layouts: tuple[str, ...] = ()
     plain: frozenset[str] = frozenset()
+    doubt: Callable[[Mapping[str, Any]], bool] | None = None
+
+    @property
+    def declared(self) -> str:
+        """What `layout=` says to mean it."""
+        return self.text.removeprefix(", ")
 
 
 def guess(

@@ -324,10 +324,15 @@ def _judged(
 
 
 def _implied(check: Check, function: Callable[..., Any]) -> Mapping[str, str]:
+    parameters = _parameters(function)
+    return check.implied(parameters) if parameters else {}
+
+
+def _parameters(function: Callable[..., Any]) -> Sequence[inspect.Parameter]:
     try:
-        return check.implied(parameters_of(function))
+        return parameters_of(function)
     except ValueError:  # a builtin without a signature
-        return {}
+        return ()
 
 
 def agreed(found: Sequence[tuple[str, Report]]) -> Report:
@@ -401,7 +406,7 @@ def _in_order(
     choices = [(n, reading, text) for n, reading in enumerate(readings) for text in reading.layouts or check.layouts]
     in_turn = len(choices)
     for k, (n, reading, text) in enumerate(choices):
-        if layouts and text not in layouts:
+        if (layouts and text not in layouts) or (reading.doubt and reading.declared not in (only or "")):
             continue
         layout = Layout(text, check.canonical.axes)
         if ("1" in layout.axes or reading.rare) and (search.reports or search.waited):
@@ -449,7 +454,7 @@ def _concluded(
     if not report.ok:
         named = [(f, r) for f, r in search.reports if r.mistakes]
         best = min(named, key=lambda p: (not p[0].layout.is_canonical, len(p[1].mistakes)), default=search.reports[0])
-        return misuse.explained(check, *best)
+        return _if_sure(check, function, binding, misuse.explained(check, *best))
     turned = not form.layout.is_canonical and not form.layout.lacks_batch
     batch = [r for f, r in before if f.layout.is_canonical]
     if turned and batch and not declared_layout:
@@ -465,6 +470,22 @@ def _concluded(
             return worse
         remarks += worse
     return replace(report, remarks=(*report.remarks, *remarks, *_in_other_types(check, form)))
+
+
+def _if_sure(check: Check, function: Callable[..., Any], binding: Binding, report: Report) -> Report:
+    """The report, without a verdict if its mistake is unknown and there is none in a reading that is to be declared."""
+    if report.mistakes or report.abstains:
+        return report
+    defaults = {binding.shown.get(p.name, ""): p.default for p in _parameters(function) if p.default is not p.empty}
+    for reading in check.readings(binding.roles):
+        if reading.doubt and reading.doubt(defaults):
+            search = _searched(check, function, binding, reading.declared)
+            if search.reports and search.reports[-1][1].ok:
+                why = (
+                    f"it is right as {reading.declared}: declare layout={reading.declared!r} if this is what it is for"
+                )
+                return replace(report, abstains=why, remarks=(), counterexample=None, details={})
+    return report
 
 
 def _named(report: Report) -> str:

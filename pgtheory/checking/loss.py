@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from pgtheory.checking.calling import Arg, Inputs
+from pgtheory.checking.calling import Arg, Inputs, Reading
 from pgtheory.checking.names import LOG_PROB_WORDS, NAMES, affixed, normalised
 from pgtheory.checking.report import Mistake, Source
 from pgtheory.checking.slopes import as_logits
@@ -100,6 +100,20 @@ def implied(parameters: Sequence[inspect.Parameter]) -> dict[str, str]:
     if _NEW & set(spelled.values()):
         found |= {name: "old_log_probs" for name in spelled if spelled[name] in _PLAIN}
     return found
+
+
+def bounds_themselves(roles: frozenset[str], reading: Reading) -> list[Reading]:
+    """The reading of a function whose two bounds may be 0.8 and 1.2, not 0.2 and 0.2."""
+    if not {"clip_low", "clip_high"} <= roles:
+        return []
+    of = {**reading.of, "clip_low": lambda x: 1 - x.clip, "clip_high": lambda x: 1 + x.clip_high}
+    return [reading._replace(text=f"{reading.text}, bounds 1 - ε and 1 + ε", of=of, doubt=_may_be_bounds)]
+
+
+def _may_be_bounds(defaults: Mapping[str, Any]) -> bool:
+    """Whether no default says that a bound is a distance from 1."""
+    given = [defaults[role] for role in ("clip_low", "clip_high") if _is_number(defaults.get(role))]
+    return all(bound > 0.5 for bound in given)
 
 
 def _is_number(x: Any) -> bool:

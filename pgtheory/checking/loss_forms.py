@@ -34,7 +34,8 @@ ARGS = (
     Arg("dist", also="dists distributions policy_dist action_dist", asked=True),
     Arg(
         "returns",
-        also="g gs a advantages advantage adv advs weights weight q_values qs q delta deltas psi td_targets",
+        also="g gs a advantages advantage adv advs weights weight q_values qs q delta deltas psi td_targets "
+        "raw_rewards_or_advantages",
         asked=True,
     ),
 )

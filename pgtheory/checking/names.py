@@ -49,10 +49,11 @@ _REFERENCE = affixed(
 
 #: The names of each argument; a name that stands in two rows has two meanings, and a check that has both asks.
 NAMES: dict[str, str] = {
-    "rewards": "reward rew rews r rs r_t rewards_t reward_batch token_level_rewards saved_rewards rewards_buffer",
-    "gamma": "g gam disc discount discount_factor discount_rate reward_discount y gamma_ df",
+    "rewards": "reward rew rews r rs r_t rewards_t reward_batch token_level_rewards saved_rewards rewards_buffer "
+    "raw_rewards",
+    "gamma": "g gam disc discount discount_factor discount_rate reward_discount y gamma_ df gae_gamma",
     "lam": "lambda_ lambda lmbda lamda lambd lmbd lamb gae_lambda gae_lam gae_lmbda gae_tau lambda_gae lam_gae tau "
-    "advantage_discount trace_decay lda lambda_t",
+    "advantage_discount trace_decay lda lambda_t td_lambda lambda_gae_adv lambda_coefficient",
     "discounts": "discount_t discounts_t discount_array",
     "values": "value v vs vals val v_s state_values state_value value_preds value_pred vpred vpreds v_pred v_preds "
     "v_tm1 critic_values baselines baseline values_old old_values value_estimates vf_preds vf_pred vf_values",
@@ -70,24 +71,27 @@ NAMES: dict[str, str] = {
     "starts": "episode_starts is_first is_firsts first firsts episode_start start",
     "next_done": "last_done next_dones last_dones next_terminal next_terminated final_done",
     "not_dones": "not_done nonterminal nonterminals non_terminal non_terminals not_terminal not_terminals notdone "
-    "notdones nondone nondones continues cont conts next_non_terminal next_nonterminal mask_lst alive done_mask",
+    "notdones nondone nondones continues cont conts next_non_terminal next_nonterminal mask_lst alive done_mask "
+    "undone undones",
     "mask": "masks m valid valids is_valid valid_mask loss_mask loss_masks response_mask response_masks resp_mask "
     "completion_mask completion_masks action_mask action_masks attention_mask target_mask token_mask generated_mask "
     "generated_token_mask generation_mask answer_mask assistant_mask output_mask eos_mask step_mask taken "
-    "padding_mask pad_mask padding_masks",
+    "padding_mask pad_mask padding_masks active_mask active_masks label_mask labels_mask unmask unmasks",
     "padding": "is_pad is_padding paddings key_padding_mask padding_mask pad_mask padding_masks pad",
     "lengths": "length lens len seq_lens seq_lengths episode_lengths ep_lens",
     "returns": "return ret rets rtg rtgs rewards_to_go reward_to_go returns_to_go discounted_returns "
-    "discounted_rewards targets target value_targets td_targets gt",
+    "discounted_rewards targets target value_targets td_targets gt reward_sum reward_sums v_teacher vs_teacher",
     "advantages": "advantage adv advs adv_t a gae gaes advantage_estimates advantages_t advt advants a_hat ahat delta "
     "advantage_t adv_targ td_error",
     "log_probs": f"{' '.join(_LOG_PROBS)} {_POLICY} per_token_logps token_log_probs",
     "old_log_probs": _OLD,
     "ref_log_probs": _REFERENCE,
-    "old_neg_log_probs": "oldneglogp oldneglogpac old_neglogp old_neglogprobs old_neg_log_prob old_neglogpac",
-    "neg_log_probs": "neglogp neglogpac neglogprobs neglogprob nlp neg_log_prob neglogps neg_logp nll nlls",
-    "probs": "prob probabilities probability pi pis dist distribution pmf softmax_probs action_probs policy_probs pi_a "
-    "new_probs new_prob pi_new action_prob p_new",
+    "old_neg_log_probs": "oldneglogp oldneglogpac old_neglogp old_neglogprobs old_neg_log_prob old_neglogpac "
+    "old_action_neglog_probs",
+    "neg_log_probs": "neglogp neglogpac neglogprobs neglogprob nlp neg_log_prob neglogps neg_logp nll nlls "
+    "action_neglog_probs",
+    "probs": "prob proba probas probabilities probability pi pis dist distribution pmf softmax_probs action_probs "
+    "policy_probs pi_a new_probs new_prob pi_new action_prob p_new",
     "old_probs": "old_prob prob_a pi_old probs_old prob_old old_action_probs p_old",
     "old_logits": "logits_old prev_logits behavior_logits",
     "logits": "logit new_logits policy_logits action_logits actor_logits current_logits raw_logits lm_logits "
@@ -95,7 +99,8 @@ NAMES: dict[str, str] = {
     "actions": "action acts act actions_taken taken_actions labels tokens_taken token_ids completion_ids response_ids",
     "ratio": "ratios prob_ratio prob_ratios importance_ratio importance_ratios is_ratio rho rhos importance_weights",
     "clip": "eps epsilon clip_eps clip_epsilon clip_range clip_coef clip_ratio eps_clip cliprange clip_param "
-    "clip_value clipping ppo_clip epsilon_clip clip_coefficient clip_threshold clip_parameter ratio_clip clipeps",
+    "clip_value clipping ppo_clip epsilon_clip clip_coefficient clip_threshold clip_parameter ratio_clip clipeps "
+    "e_clip curr_e_clip",
     "clip_low": "epsilon_low eps_low clip_eps_low clip_range_low cliprange_low clip_ratio_low low low_clip low_eps "
     "clip_low_eps ratio_clip_min eps_clip_low eps_min clip_epsilon_low",
     "clip_high": "epsilon_high eps_high clip_eps_high clip_range_high cliprange_high clip_ratio_high high high_clip "
@@ -113,7 +118,7 @@ NAMES: dict[str, str] = {
     "size group_sz n_rollouts num_rollouts rollouts num_return_sequences n_responses num_responses n_per_prompt",
     "group_ids": "index uid uids group_id group_idx group_index group_indices prompt_index groups prompt_idx",
     "num_tokens": "n_tokens total_tokens num_items_in_batch token_count num_valid_tokens",
-    "n_steps": "num_steps n_step rollout_length rollout_steps horizon num_timesteps steps",
+    "n_steps": "num_steps n_step rollout_length rollout_steps horizon num_timesteps steps max_episode_length",
     "n_envs": "num_envs n_env num_workers n_workers num_processes batch_size n_actors",
     "device": "",
 }

@@ -80,6 +80,8 @@ def _readings(roles: frozenset[str]) -> list[Reading]:
     for tail, ends in product(_tails(roles), either):
         for rewarded in [False, True] if "truncated" in roles and tail != "next" else [False]:
             found += [_reading(roles, tail, ends, rewarded)]
+    if "next_values" in roles and _tails(roles) == ["next"]:  # that of the last state alone, in some code
+        found += [_reading(roles, "last", ends, False)._replace(rare=True) for ends in either]
     wide = [_reading(roles, "last", ends, False, wide=True) for ends in either if "last" in _tails(roles)]
     long = [_reading(roles, t, e, False, long=True) for t, e in product(_tails(roles), either) if roles & FLAGS]
     plain = [reading._replace(of={**reading.of, "discounts": lambda x: x.gamma}) for reading in found]
@@ -220,6 +222,7 @@ _SPECS = (
     ("." * 23 + "T", "." * 23 + "T", 0.95, 0.9),
     ("..T", "", 0.5, 0.8),
 )
+_STOPS = "a row that stops before its episode ends was not judged: there is no argument for the value behind it"
 _ZEROS = (("..T", "..T", 0.5, 0.0), ("...", "...", 0.5, 0.0), ("..T", "..T", 0.0, 0.5), ("...", "...", 0.0, 0.5))
 _MASKS = {2: ("11000", "101"), 3: ("11100", "10101"), 6: ("111111000", "1101100110", "0111111")}
 
@@ -230,7 +233,8 @@ def cases(facts: frozenset[str]) -> list[Case]:
     truncated = "U" if _sees_truncations(facts) else ""
     both = "B" if truncated and ("terminated" in facts or "either" not in facts) else ""
     inside = "." + ("T" if flagged else "") + truncated + both
-    last = "T" if "tail none" in facts or (masked and not flagged) else ".T" + truncated + both
+    stops = "tail none" in facts and flagged  # what a row does that no value stands behind, and that does not end
+    last = "T" if masked and not flagged else ("T" if "tail none" in facts else ".T" + truncated + both)
     found = []
     for first, second, gamma, lam in (*_SPECS, *_ZEROS):
         rows = [row for row in (first, second) if row]
@@ -242,6 +246,7 @@ def cases(facts: frozenset[str]) -> list[Case]:
             masks = _MASKS.get(len(first), ()) if masked and all(row[-1] == "T" for row in rows) else ()
             found += [_case(rows, gamma, lam, facts, delicate, taken=taken) for taken in masks]
     found += [_case(["..T", "..T"], 0.5, 0.8, facts, rewards=rewards) for rewards in ((0.0,), (2.0,))]
+    found += [_case(["...", ".T."], 0.5, 0.8, facts, _STOPS)] if stops else []
     if masked:
         found.append(_case(["T", "T"], 0.5, 0.8, facts, "it fails where no step was taken", taken="100", every=False))
     return found

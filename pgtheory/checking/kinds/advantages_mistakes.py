@@ -405,6 +405,18 @@ MISTAKES = (
         ),
     ),
     Mistake(
+        "advantages.own_value_at_the_end",
+        "the value of the last state stands for the value behind the row",
+        "A row that stops before its episode ends is bootstrapped from the value of the state in which its last action "
+        "was taken, not from that of the state reached.",
+        "The result does not change with the value after the last step, and the last advantage has γ V(S_t) - V(S_t).",
+        (issue("tensorflow/agents", 953),),
+        (
+            gae(with_next(unless(lambda s: s.is_last & ~s.truncated, own_value))),
+            gae(with_next(unless(lambda s: s.is_last, own_value))),
+        ),
+    ),
+    Mistake(
         "advantages.last_step_dropped",
         "the last step of the row is dropped",
         "The loop starts one step early, as with range(T - 1): the last advantage stays 0, and its error reaches no "

@@ -337,7 +337,11 @@ MISTAKES = (
         "logits. Where a softmax is missing as well, the weights do not sum to 1.",
         "A uniform row of logits 0 has the result 0.",
         (),
-        (*_each(lambda z: -(z.softmax(-1) * z).sum(-1)), *_each(lambda z: -(z.exp() * z).sum(-1))),
+        (
+            *_each(lambda z: -(z.softmax(-1) * z).sum(-1)),
+            *_each(lambda z: -(z.softmax(-1) * z.clamp(min=-1e300)).sum(-1)),
+            *_each(lambda z: -(z.exp() * z).sum(-1)),
+        ),
         right_form=(_SHANNON,),
     ),
     Mistake(

@@ -71,7 +71,9 @@ def check_group_advantages(
     except UnknownForm:  # what takes a list of numbers, and no list of lists, is for one group
         with suppress(UnknownForm):
             return CHECK.judge(function, layout=f"list [N]{_ONE}", names=names)
-    return replace(report, remarks=(*report.remarks, _IF_ALONE))
+    if report.mistakes:
+        return replace(report, remarks=(*report.remarks, _IF_ALONE))
+    return replace(report, abstains=_IF_ALONE, counterexample=None, details={})
 
 
 def _right_alone(function: Callable[..., Any] | None, names: Mapping[str, str] | None) -> bool:
@@ -222,6 +224,12 @@ def _twice(first: int, second: int) -> Form:
     return form
 
 
+def _others_over_all(rewards: Tensor, group_ids: Tensor) -> Tensor:
+    """What is left of the reward after 1/K of the sum of the others."""
+    n = (group_ids[:, None] == group_ids).sum(-1)
+    return rewards - (_mean(rewards, group_ids) - rewards / n)
+
+
 _GRPO = arxiv("Shao et al., 2024, section 4.1", "2402.03300")
 
 MISTAKES = (
@@ -298,6 +306,15 @@ MISTAKES = (
         "One success among failures gets an advantage of a million.",
         (issue("NVIDIA-NeMo/RL", 1518), pull("NVIDIA-NeMo/RL", 4158), pull("NVIDIA-NeMo/RL", 4161)),
         tuple(map(_of_the_others, (lambda n: 1, lambda n: 0, lambda n: int(n > 1)))),
+    ),
+    Mistake(
+        "group_advantages.others_divided_by_all",
+        "the mean of the others is divided by the size of the group",
+        "The sum of the K - 1 other rewards is divided by K: the baseline is too small, and not centred.",
+        "With equal rewards the advantages are not 0.",
+        (),
+        (_others_over_all,),
+        right_form=(issue("redai-studio/Relax", 174), arxiv("Ahmadian et al., 2024", "2402.14740")),
     ),
     Mistake(
         "group_advantages.not_centred",
@@ -430,7 +447,7 @@ CHECK = Check(
     9,
     args=(
         Arg("rewards", "N", "scores score r outcome_rewards grouped_rewards rewards_per_func"),
-        Arg("group_ids", "N", "prompt_ids prompt_idx_ids traj_index batch_uid"),
+        Arg("group_ids", "N", "prompts prompt_ids prompt_idx_ids traj_index batch_uid"),
         Arg(
             "group_size",
             also="k n n_samples n_samples_per_prompt num_samples_per_prompt",

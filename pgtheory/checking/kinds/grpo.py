@@ -50,6 +50,7 @@ from pgtheory.checking.loss import (
     Grid,
     as_mistakes,
     axis_of,
+    bounds_themselves,
     implied,
     level_ratios,
     loss_args,
@@ -452,6 +453,12 @@ def _expected_slopes(trial: Trial, log_probs: Tensor, probability: Tensor, rewar
 
 
 def _readings(roles: frozenset[str]) -> list[Reading]:
+    found = _of_rewards(roles)
+    return [*found, *(r for plain in found for r in bounds_themselves(roles, plain))]
+
+
+def _of_rewards(roles: frozenset[str]) -> list[Reading]:
+    """What rewards, or advantages in their place, may be."""
     if "rewards" not in roles:
 
         def columns(x: Any) -> Tensor:

@@ -238,11 +238,12 @@ def _of_the_trainer(log_probs: Tensor, **rest: Any) -> Tensor:
     return log_probs + (trainer - log_probs).detach()
 
 
-def _of_the_current_policy(level: _Level, bound: _Bound) -> Callable[..., Tensor]:
+def _of_the_current_policy(level: _Level, bound: _Bound, detached: bool) -> Callable[..., Tensor]:
     def implementation(
         log_probs: Tensor, trainer_log_probs: Tensor, sampler_log_probs: Tensor, cap: float, mask: Tensor, **rest: Any
     ) -> Tensor:
-        return bound(level(log_probs - sampler_log_probs, mask).exp(), rest.get("low", 0.0), cap).detach()
+        w = bound(level(log_probs - sampler_log_probs, mask).exp(), rest.get("low", 0.0), cap)
+        return w.detach() if detached else w
 
     return implementation
 
@@ -279,6 +280,10 @@ def _mean_over_padding(log_ratio: Tensor, mask: Tensor) -> Tensor:
 
 def _mean_of_ratios(w: Tensor, mask: Tensor) -> Tensor:
     return (torch.where(mask, w.exp(), 0.0).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True)).log().expand_as(w)
+
+
+def _sum_of_ratios(w: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask, w.exp(), 0.0).sum(-1, keepdim=True).log().expand_as(w)
 
 
 def _of_the_batch(log_ratio: Tensor, mask: Tensor) -> Tensor:
@@ -429,17 +434,20 @@ MISTAKES = (
         "the trainer's old policy. With the current policy in the weight, the change of an update counts twice.",
         "The weights change with every step of the optimiser.",
         (pull("THUDM/slime", 179),),
-        tuple(_of_the_current_policy(level, bound) for level in _LEVELS.values() for bound in _MODES.values()),
+        tuple(
+            _of_the_current_policy(*which)
+            for which in itertools.product(_LEVELS.values(), _MODES.values(), (True, False))
+        ),
         right_form=(_YAO,),
     ),
     Mistake(
         "importance_weights.mean_of_ratios",
-        "the arithmetic mean of the tokens' ratios",
+        "the arithmetic mean, or the sum, of the tokens' ratios",
         "The ratio of a sequence is the product of those of its tokens, and of length-normalised forms their geometric "
-        "mean. The arithmetic mean is neither, and never below the latter.",
+        "mean. The arithmetic mean is neither, and never below the latter; nor is the sum.",
         "With ratios 4 and 1/4 the result is 2.1, not 1.",
         (),
-        _each(level=_mean_of_ratios),
+        (*_each(level=_mean_of_ratios), *_each(level=_sum_of_ratios)),
         right_form=(arxiv("Zheng et al., 2025 (GSPO, eq. 7)", "2507.18071"),),
     ),
     Mistake(
@@ -462,15 +470,21 @@ _SAMPLER = affixed(
     "generator", "behavior", "behaviour", "mu", "actor_old", "q",
 )  # fmt: skip
 _OLD = affixed("old", "prev", "previous", "proximal", "prox", "recomputed", "fixed", "stored")
-_OLD_NAMES = {normalised(name) for name in _OLD.split()} | {"oldpertoken", "oldper"}
+_OLD_NAMES = {normalised(name) for name in _OLD.split()} | {"old", "oldpertoken", "oldper"}
+_NEAR_NAMES = {normalised(name) for name in affixed("proximal", "prox", "recomputed").split()}
 _SAMPLER_NAMES = {normalised(name) for name in _SAMPLER.split()}
 
 
 def _implied(parameters: Sequence[Parameter]) -> Mapping[str, str]:
-    """The old log-probabilities are the trainer's beside a sampler's, and the sampler's where there are no others."""
+    """The old log-probabilities are the trainer's beside a sampler's, and the sampler's where there are no others.
+
+    Beside proximal ones, which the trainer has computed anew, they are the sampler's.
+    """
     spelled = {p.name: normalised(p.name) for p in parameters}
     old = [name for name, word in spelled.items() if word in _OLD_NAMES]
     beside = any(word in _SAMPLER_NAMES for word in spelled.values())
+    if not beside and (near := [name for name in old if spelled[name] in _NEAR_NAMES]) != old and near:
+        return dict.fromkeys(old, "sampler_log_probs") | dict.fromkeys(near, "trainer_log_probs")
     return dict.fromkeys(old, "trainer_log_probs" if beside else "sampler_log_probs")
 
 
@@ -507,9 +521,10 @@ _ARGS = (
         "cap",
         also="c clip clip_max max_weight max_ratio threshold upper upper_threshold upper_bound high tis_cap "
         "tis_clip imp_ratio_cap tis_imp_ratio_cap is_cap is_threshold rho_bar clip_ratio_c truncation "
-        "clip_threshold rollout_is_threshold max_is_weight clip_high tis_clip_high cap_max",
+        "clip_threshold rollout_is_threshold max_is_weight clip_high tis_clip_high cap_max high_threshold "
+        "vllm_importance_sampling_cap behav_imp_weight_cap",
     ),
-    Arg("low", also="clip_min lower lower_threshold lower_bound floor min_weight tis_clip_low clip_low"),
+    Arg("low", also="clip_min lower lower_threshold lower_bound floor min_weight tis_clip_low clip_low low_threshold"),
     Arg("given", asked=True),
     Arg("trainer_log_probs", "B T"),
     Arg(

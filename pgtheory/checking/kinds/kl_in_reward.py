@@ -115,7 +115,8 @@ def _observe(call: Call, layout: Layout, inputs: Inputs, sizes: Mapping[str, int
     first, value = next(iter(found.values())), next(iter(output.values()))
     mask = inputs.canonical["mask"]
     left = ~mask & mask.any(-1, keepdim=True)
-    if first.shape == mask.shape and bool((first[left].nan_to_num() != 0).any()):
+    scores = inputs.canonical["scores"][:, None].expand_as(mask)
+    if first.shape == mask.shape and bool(((first != 0) & ~first.isclose(scores) & ~first.isnan())[left].any()):
         inputs.notes.add(_UNMASKED)
     if isinstance(value, Tensor) and value.requires_grad:
         inputs.notes.add(_GRADIENT)

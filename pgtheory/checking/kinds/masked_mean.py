@@ -232,13 +232,13 @@ CHECK = Check(
             "values",
             "B T",
             "x xs tensor data array arr loss losses loss_mat per_token_loss per_token_losses token_losses kl "
-            "per_token_kl seq scores entropies entropy advantages log_probs rewards",
+            "per_token_kl seq scores entropies entropy advantages log_probs logprobs logps obj objective rewards",
         ),
         *MASK_ARGS,
         Arg(
             "budget",
             also="max_length max_tokens max_completion_length denominator denom normalizer norm_factor constant "
-            "loss_scale_factor global_normalization_factor masked_mean_denominator",
+            "loss_scale_factor global_normalization_factor masked_mean_denominator normalize_constant",
         ),
         Arg("num_tokens", of=lambda x: int(x.mask.sum())),
         Arg("num_sequences", also="global_batch_size num_seqs", of=lambda x: len(x.mask)),

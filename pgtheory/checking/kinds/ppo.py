@@ -45,6 +45,7 @@ from pgtheory.checking.loss import (
     Spec,
     as_mistakes,
     axis_of,
+    bounds_themselves,
     entropy_of,
     implied,
     level_ratios,
@@ -365,7 +366,8 @@ def _reduced(output: Tensor, x: Mapping[str, Any]) -> Tensor | None:
 def _readings(roles: frozenset[str]) -> list[Reading]:
     layouts = ("[N, T]", "[N*T]", "[N*T, 1]") if roles & MASKS else ("[N*T]", "[N, T]", "[N*T, 1]")
     notes = ("its value loss is not judged",) if roles & {"values", "returns"} else ()
-    return [Reading(layouts=layouts, notes=notes)]
+    plain = Reading(layouts=layouts, notes=notes)
+    return [plain, *bounds_themselves(roles, plain)]
 
 
 @functools.cache

@@ -313,10 +313,17 @@ MISTAKES = (
     Mistake(
         "returns.reward_alone",
         "the reward of the step alone, not the return",
-        "Nothing is summed: each action is credited with its immediate reward.",
-        "The result is the rewards.",
-        (issue("hpcaitech/ColossalAI", 4491), pull("natolambert/rlhf-book", 216)),
-        (_weighted(lambda t, k, end, g: (k == t).double()),),
+        "Nothing is summed: each action is credited with its immediate reward, as it is or discounted from the start.",
+        "The result is the rewards, or γ^t times each.",
+        (
+            issue("hpcaitech/ColossalAI", 4491),
+            pull("natolambert/rlhf-book", 216),
+            issue("hunkim/ReinforcementZeroToAll", 1),
+        ),
+        (
+            _weighted(lambda t, k, end, g: (k == t).double()),
+            _weighted(lambda t, k, end, g: (k == t) * g ** t.double()),
+        ),
     ),
     Mistake(
         "returns.mean_of_the_rest",

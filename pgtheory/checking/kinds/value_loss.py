@@ -453,11 +453,11 @@ def _unstated(trial: Trial, clip: float) -> str:
 
 _NEW = (
     "new_values newvalue new_value vpred vpreds v_pred v_preds value_pred value_preds values_pred v_new vf_preds "
-    "curr_values current_values"
+    "curr_values current_values vs_pred value_fn_out pred_value"
 )
 _OLD = (
     "old_value old_values values_old value_old prev_values prev_value old_vpred old_vpreds v_old old_v target_values "
-    "old_value_preds old_value_pred rollout_values behavior_values oldvpred"
+    "old_value_preds old_value_pred rollout_values behavior_values oldvpred vs_pred_old prev_value_fn_out"
 )
 _NEW_NAMES, _OLD_NAMES = ({normalised(name) for name in names.split()} for names in (_NEW, _OLD))
 
@@ -466,6 +466,9 @@ def _implied(parameters: Sequence[Parameter]) -> Mapping[str, str]:
     """`values` are the old ones beside new ones."""
     spelled = {p.name: normalised(p.name) for p in parameters}
     found = {name: "old_values" for name, word in spelled.items() if word in _OLD_NAMES}
+    found |= {name: "old_values" for name in spelled if name == "value_preds_batch"}  # beside `values`, the new ones
+    if len(found) > 1:  # beside old values a target is one
+        found |= {name: "returns" for name in found if spelled[name] == "targetvalue"}
     if not found and _NEW_NAMES & set(spelled.values()):
         found = {name: "old_values" for name, word in spelled.items() if word == "value"}
     return found
@@ -495,7 +498,8 @@ def _check(clip: float) -> Check:
             Arg(
                 "clip",
                 also="cliprange_value clip_range_vf value_clip value_clip_range vf_clip vf_clip_param clip_vf "
-                "clip_value clip_range_value value_clip_eps eps_clip_value cliprange_vf value_cliprange vf_clip_range",
+                "clip_value clip_range_value value_clip_eps eps_clip_value cliprange_vf value_cliprange vf_clip_range "
+                "value_eps_clip",
             ),
             Arg("advantages", "N T", of=lambda x: x.returns - x.old_values),
             Arg("value_coef", of=lambda x: 0.5),
