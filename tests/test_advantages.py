@@ -111,12 +111,15 @@ def test_long_rows_of_several_episodes_are_their_definition(n: int, rate: float)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_an_episode_that_overflows_spoils_no_other(n: int, dtype: torch.dtype) -> None:
     zeros = torch.zeros(n, dtype=dtype)
-    rewards, ends = torch.ones(n, dtype=dtype), torch.arange(n) == n // 2
+    rewards, ends, mask = torch.ones(n, dtype=dtype), torch.arange(n) == n // 2, torch.arange(n) < n - 1
     rewards[n // 2 + 1 :] = torch.finfo(dtype).max  # finite, but no sum of two of them is
-    found = generalized_advantages(rewards, zeros, zeros, 1.0, 1.0, terminated=ends)
-    assert found[: n // 2 + 1].tolist() == list(range(n // 2 + 1, 0, -1))
-    assert found[-1] == torch.finfo(dtype).max
-    assert found[n // 2 + 1 : -1].isinf().all()
+    nan, unread = torch.where(mask, 0.0, math.nan).to(dtype), torch.where(mask & ~ends, 0.0, math.nan).to(dtype)
+    found = generalized_advantages(rewards + nan, nan, unread, 1.0, 1.0, terminated=ends, mask=mask)
+    whole = generalized_advantages(rewards[:-1], zeros[:-1], unread[:-1], 1.0, 1.0, terminated=ends[:-1])
+    assert found.tolist() == [*whole.tolist(), 0.0]
+    assert whole[: n // 2 + 1].tolist() == list(range(n // 2 + 1, 0, -1))
+    assert whole[-1] == torch.finfo(dtype).max
+    assert whole[n // 2 + 1 : -1].isinf().all()
 
 
 @pytest.mark.equation("eq-td-error")
@@ -238,6 +241,23 @@ def test_derivatives_of_long_rows_agree_with_differences() -> None:
         )
     slope = sum((j * d).sum() for j, d in zip(total, step, strict=True))
     assert float(slope) == pytest.approx(float(((ahead - behind) / 2) @ randn(145)), rel=1e-6)
+
+
+@both_paths
+@pytest.mark.parametrize("batch", [(), (3,), (2, 1, 3), (0,)], ids=str)
+@pytest.mark.parametrize("horizon", [0, 1, 23])
+def test_any_batch_shape_gives_the_advantages_and_slopes_of_each_row(batch: tuple[int, ...], horizon: int) -> None:
+    x, weights = randn(3, *batch, horizon), randn(*batch, horizon, seed=1)
+    draw = torch.rand(3, *batch, horizon, generator=seeded(2))
+    flags = {"terminated": draw[0] < 0.1, "truncated": (draw[0] > 0.1) & (draw[1] < 0.1), "mask": draw[2] < 0.9}
+    leaf = x.clone().requires_grad_()
+    together = generalized_advantages(*leaf, 0.9, 0.8, **flags)
+    (slopes,) = torch.autograd.grad(together, leaf, weights)
+    for index in itertools.product(*map(range, batch)):
+        alone = x[:, *index].clone().requires_grad_()
+        found = generalized_advantages(*alone, 0.9, 0.8, **{name: flag[index] for name, flag in flags.items()})
+        torch.testing.assert_close(together[index], found)
+        torch.testing.assert_close(slopes[:, *index], torch.autograd.grad(found, alone, weights[index])[0])
 
 
 @both_paths

@@ -784,6 +784,41 @@ def test_a_state_of_another_trainer_is_refused_without_a_file() -> None:
     assert state_of(trainer) == before
 
 
+WRONG_ENVIRONMENTS = [
+    pytest.param(lambda tree: {}, "environments has the entries [], expected ['actions', 'earned', 'last', 'seed']"),
+    pytest.param(changed("last", to={}), "environments.last has the entries [], expected ['actions', 'mask', "),
+    *(
+        pytest.param(changed(name, to=torch.zeros(n, 6)), f"environments has {rows} rows, expected 2")
+        for name in ("actions", "earned")
+        for n, rows in ((1, [1, 2]), (3, [2, 3]))
+    ),
+    pytest.param(changed("last", "next_states", to=torch.zeros(3, 1, 4)), "environments has [2, 3] rows, expected 2"),
+    *(pytest.param(changed("seed", to=seed), "a seed or an action that is out of range") for seed in (-1, 2**31)),
+    pytest.param(changed("actions", to=torch.full((2, 6), 2)), "environments has a seed or an action"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG_ENVIRONMENTS)
+def test_environments_that_cannot_be_are_refused(change: Callable[[Any], Any], message: str) -> None:
+    trainer = by_ppo()
+    trainer.update()
+    state, before = trainer.state_dict(), state_of(trainer)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        trainer.load_state_dict(state | {"environments": change(state["environments"])})
+    assert state_of(trainer) == before
+
+
+@pytest.mark.parametrize("seed", [0, 2**31 - 1])
+def test_a_state_of_environments_is_as_long_as_its_actions(seed: int) -> None:
+    trainer = by_ppo()
+    trainer.run(3)
+    state = trainer.state_dict()
+    assert state["environments"]["actions"].shape == (2, 18)
+    assert {column.shape[:2] for column in state["environments"]["last"].values()} == {(2, 1)}
+    trainer.load_state_dict(state | {"environments": state["environments"] | {"seed": seed}})
+    assert trainer.state_dict()["environments"]["seed"] == seed
+
+
 def test_an_optimiser_that_refuses_its_state_halfway_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

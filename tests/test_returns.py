@@ -212,13 +212,19 @@ def test_gamma_0_returns_the_rewards(horizon: int) -> None:
 @both_paths
 @pytest.mark.parametrize("batch", [(), (1,), (3,), (2, 3), (2, 1, 3), (0,), (2, 0)], ids=str)
 @pytest.mark.parametrize("horizon", [0, 1, BLOCK, BLOCK + 7])
-def test_any_batch_shape_gives_the_returns_of_each_row(batch: tuple[int, ...], horizon: int) -> None:
-    rewards = normal(*batch, horizon)
-    returns = returns_to_go(rewards, 0.9)
-    assert returns.shape == rewards.shape
-    assert discounted_return(rewards, 0.9).shape == batch
-    for index in np.ndindex(*batch):
-        torch.testing.assert_close(returns[index], returns_to_go(rewards[index], 0.9))
+def test_any_batch_shape_gives_the_returns_and_slopes_of_each_row(batch: tuple[int, ...], horizon: int) -> None:
+    rewards, weights = normal(2, *batch, horizon).unbind()
+    leaf, mask = rewards.clone().requires_grad_(), torch.rand(*batch, horizon, generator=seeded(1)) < 0.8
+    for m in (None, mask):
+        returns = returns_to_go(leaf, 0.9, mask=m)
+        (slopes,) = torch.autograd.grad(returns, leaf, weights)
+        assert returns.shape == slopes.shape == rewards.shape
+        assert discounted_return(rewards, 0.9, mask=m).shape == batch
+        for index in np.ndindex(*batch):
+            alone = rewards[index].clone().requires_grad_()
+            found = returns_to_go(alone, 0.9, mask=None if m is None else m[index])
+            torch.testing.assert_close(returns[index], found)
+            torch.testing.assert_close(slopes[index], torch.autograd.grad(found, alone, weights[index])[0])
 
 
 def test_no_steps_are_worth_nothing() -> None:
