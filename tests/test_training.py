@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import TransformObservation
 from torch import Tensor, nn
 
 from pgtheory import gallery
@@ -48,7 +49,8 @@ def corridor_features() -> Tensor:
 class Countdown(gymnasium.Env[int, int]):
     """Episode k of sub-environment i lasts i + k + 1 steps; the reward names episode and step, the state the step.
 
-    Even sub-environments terminate, odd ones are truncated.
+    Even sub-environments terminate, odd ones are truncated, and so is the first in the step in which it terminates.
+    None is stepped after the end of an episode.
     """
 
     def __init__(self, i: int) -> None:
@@ -64,9 +66,10 @@ class Countdown(gymnasium.Env[int, int]):
 
     def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
         self.t += 1
+        assert self.t <= self.i + self.episode + 1, "stepped after the end"
         over = self.t == self.i + self.episode + 1
-        even = self.i % 2 == 0
-        return 10 * self.episode + self.t, 100.0 * self.episode + self.t, over and even, over and not even, {}
+        even, cut = self.i % 2 == 0, self.i % 2 == 1 or self.i == 0
+        return 10 * self.episode + self.t, 100.0 * self.episode + self.t, over and even, over and cut, {}
 
 
 def countdown(mode: AutoresetMode, n: int = 4) -> SyncVectorEnv:
@@ -95,6 +98,18 @@ def test_the_horizon_truncates(mode: AutoresetMode) -> None:
     assert episodes.mask.sum(-1).tolist() == [1, 2, 2, 2]
     assert episodes.terminated.tolist() == [True, False, False, False]
     assert episodes.truncated.tolist() == [False, True, True, True]
+
+
+def test_the_environments_get_seeds_of_31_bits() -> None:
+    """Of 64 seeds from all of them, the largest is below half of their range in one of 2^64 cases."""
+    envs, policy, seeds = countdown(AutoresetMode.NEXT_STEP, n=1), TabularPolicy(100, 2), list[int]()
+    reset = envs.reset
+    envs.reset = lambda **options: seeds.append(options["seed"]) or reset(**options)  # type: ignore[func-returns-value, method-assign]
+    draw = generator()
+    for _ in range(64):
+        sample_episodes(envs, policy, horizon=1, generator=draw)
+    assert 2**30 <= max(seeds) < 2**31
+    assert min(seeds) >= 0
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
@@ -341,10 +356,12 @@ def test_progress_is_written_only_if_asked(capsys: pytest.CaptureFixture[str]) -
     trainer = on_mdp()
     trainer.run(1)
     assert capsys.readouterr() == ("", "")
-    trainer.run(2, progress=True)
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "update 2/2" in captured.err
+    records = trainer.run(10, progress=True)
+    assert records == trainer.history[1:]
+    lines = [
+        f"update {i:2}/10  return {r.mean_return:9.4g}  entropy {r.entropy:.3f} \r" for i, r in enumerate(records, 1)
+    ]
+    assert capsys.readouterr() == ("", "".join(lines) + "\n")
 
 
 # --- many runs
@@ -563,6 +580,36 @@ def test_a_time_limit_is_a_truncation_and_not_a_termination() -> None:
     assert rollout.mask.int().tolist() == [[1, 1, 1, 1, 0, 1, 1, 1, 1, 0]] * 2
 
 
+def test_a_rollout_goes_on_where_the_last_one_ended() -> None:
+    """Also where that was the end of an episode, or the reset after it."""
+    space = gymnasium.spaces.Box(0.0, 1e3, (1,))
+    envs = SyncVectorEnv(
+        [
+            lambda i=i: TransformObservation(Countdown(i), lambda n: np.array([n], np.float32), space)  # type: ignore[misc]
+            for i in range(4)
+        ]
+    )
+    policy = NeuralPolicy(1, 2, generator=generator())
+    whole = sample_rollout(envs, policy, n_steps=12, generator=generator())
+    parts = [sample_rollout(envs, policy, n_steps=1, generator=(draw := generator()))]
+    for _ in range(11):
+        parts.append(sample_rollout(envs, policy, n_steps=1, after=parts[-1], generator=draw))
+    for name, column in whole._asdict().items():
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts], 1), column), name
+    assert whole.mask[0].tolist() == [True, False, True, True, False, True, True, True, False, True, True, True]
+    assert not (whole.terminated & whole.truncated).any()
+
+
+def test_a_rollout_of_other_environments_is_not_gone_on_with() -> None:
+    envs, policy = cartpole(), NeuralPolicy(4, 2)
+    last = sample_rollout(envs, policy, n_steps=3)
+    for name in ("next_states", "terminated", "truncated"):
+        column = getattr(last, name)
+        for bad in (column[:1], column[:, :0], column[0, 0], torch.cat([column, column])):
+            with pytest.raises(ValueError, match=rf"after.{name} has shape .*, expected \[2, T, ...\]"):
+                sample_rollout(envs, policy, n_steps=1, after=last._replace(**{name: bad}))
+
+
 def test_the_trainer_is_reproducible_and_counts_steps_and_rewards() -> None:
     def run() -> tuple[list[Any], Tensor]:
         torch.manual_seed(0)
@@ -640,6 +687,7 @@ FAULTS = [
     ),
     pytest.param(lambda: trainer(optimizer=ascent), ValueError, "optimizer maximises", id="maximize"),
     pytest.param(lambda: trainer(baseline="mean"), ValueError, "baseline is 'mean'", id="baseline"),
+    pytest.param(lambda: trainer(baseline="batch"), ValueError, "baseline is 'batch'", id="another baseline"),
     pytest.param(lambda: trainer(bootstrap=True), ValueError, "bootstrap is True but", id="bootstrap"),
     pytest.param(
         lambda: trainer(entropy_weight="a"), TypeError, "entropy_weight must be a number", id="entropy weight"
