@@ -17,7 +17,7 @@ from torch import Tensor
 from pgtheory import _checks
 from pgtheory._gradients import compare, rounding_of_gradient
 from pgtheory._masks import is_last_step, taken
-from pgtheory._precision import sum_of_others, wide
+from pgtheory._precision import sum_of_others, wide, wide_dtype
 from pgtheory._tables import check_table
 from pgtheory.decoding import decoding_distribution
 from pgtheory.mdp import FiniteMDP
@@ -607,7 +607,7 @@ def _checked_length(mdp: FiniteMDP, policy: Tensor, horizon: int) -> int:
 
 def _discounts(gamma: float, steps: Tensor) -> Float[Tensor, "T"]:
     """γ^t for each time of `steps`, `[..., T]`."""
-    return discount_factors(gamma, steps.shape[-1], dtype=wide(steps[..., :0]).dtype, device=steps.device)
+    return discount_factors(gamma, steps.shape[-1], dtype=wide_dtype(steps), device=steps.device)
 
 
 def _mean_over_episodes(weights: Tensor, terms: Tensor, mask: Tensor | None) -> Tensor:

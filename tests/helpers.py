@@ -82,6 +82,17 @@ def random_policy(mdp: FiniteMDP, *batch: int, seed: int = 0) -> Tensor:
     return weights / weights.sum(-1, keepdim=True).clamp(min=1e-9)
 
 
+def hardly_better(units: int) -> FiniteMDP:
+    """One decision, then three steps more: four rewards of 1, of which one action makes the first `units` eps larger.
+
+    At the uniform policy ∇J = (1, -1) units eps / 4, and four steps of values up to 4 have a rounding error of as much
+    as 16 eps · 4 · 4 · ‖(1/2, -1/2)‖: the two are equally long where `units` is 512.
+    """
+    better = 1.0 + units * torch.finfo(F64).eps
+    outcomes = [(0, 0, 1, better, 1.0), (0, 1, 1, 1.0, 1.0), *((s, 0, s + 1, 1.0, 1.0) for s in (1, 2, 3))]
+    return FiniteMDP.from_outcomes(outcomes, n_states=5, n_actions=2, initial=0, terminal=[4])
+
+
 def numpy_system(mdp: FiniteMDP, policy: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """P_π and r_π by loops over the outcomes, in NumPy."""
     P, r = np.zeros((mdp.n_states, mdp.n_states)), np.zeros(mdp.n_states)

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import F64, randn
+from helpers import F64, hardly_better, randn
 from torch import Tensor
 
 from pgtheory import gallery
+from pgtheory._gradients import loss_slopes
 from pgtheory.groups import (
     difficulty_weight,
     expected_group_gradient,
@@ -475,6 +476,30 @@ def test_there_is_no_angle_to_a_gradient_that_is_zero_or_rounding(rewards: list[
         assert math.isnan(row.length)
         assert row.bias < 1e-15
         assert row.variance < 1e-15
+
+
+@pytest.mark.parametrize(("units", "known"), [(256, False), (1024, True)])
+def test_a_gradient_longer_than_its_rounding_error_has_a_direction(units: int, known: bool) -> None:
+    mdp, h = hardly_better(units), torch.zeros(5, 2, dtype=F64)
+    (row,) = group_bias_ledger(mdp, h, horizon=4, size=2, losses={"rloo": group_loss_variants()["rloo"]})
+    assert math.isnan(row.angle) != known
+    assert math.isnan(row.length) != known
+
+
+def test_chunks_do_not_change_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    mdp = gallery.token_tree(2, 2, seed=1)
+    h, loss, chunks = randn(mdp.n_states, 2), group_loss_variants()["grpo"], list[int]()
+
+    def slopes(loss: Any, log_probs: Tensor, *others: Any) -> Tensor:
+        chunks.append(log_probs.numel())
+        return loss_slopes(loss, log_probs, *others)
+
+    whole = expected_group_gradient(loss, mdp, h, horizon=2, size=3)
+    monkeypatch.setattr("pgtheory._each_group.CHUNK", 50)
+    monkeypatch.setattr("pgtheory.groups.loss_slopes", slopes)
+    found = expected_group_gradient(loss, mdp, h, horizon=2, size=3)
+    torch.testing.assert_close(found, whole, rtol=0, atol=1e-14)
+    assert chunks == [48, 48, 24]  # of C(4 + 2, 3) = 20 groups of 6 steps, 8 at a time
 
 
 def test_large_groups_of_few_responses_are_weighed_right() -> None:

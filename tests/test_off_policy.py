@@ -9,7 +9,7 @@ import chance
 import numpy as np
 import pytest
 import torch
-from helpers import F64, randn, seeded
+from helpers import F64, hardly_better, randn, seeded
 from torch import Tensor
 
 from pgtheory import gallery
@@ -194,6 +194,15 @@ def test_a_token_is_idle_where_the_ratio_is_beyond_the_clip_on_the_side_it_pulls
         assert math.isnan(row.angle) == bool(idle)
     equal = gallery.bandit([1.0, 1.0])
     assert math.isnan(off_policy_ledger(equal, 0 * old, old, horizon=1)[0].idle)
+
+
+@pytest.mark.parametrize(("units", "known"), [(256, False), (1024, True)])
+def test_a_gradient_longer_than_its_rounding_error_has_a_direction(units: int, known: bool) -> None:
+    mdp, h = hardly_better(units), torch.zeros(5, 2, dtype=F64)
+    losses = {"RLOO": off_policy_losses()["no ratio"]}
+    (row,) = off_policy_ledger(mdp, h, horizon=4, size=2, losses=losses)
+    assert math.isnan(row.angle) != known
+    assert math.isnan(row.length) != known
 
 
 def test_the_row_of_a_readers_loss_with_advantages_of_its_own() -> None:

@@ -10,6 +10,7 @@ from helpers import F64, seeded
 from torch import Tensor
 
 from pgtheory import gallery
+from pgtheory._gradients import loss_slopes
 from pgtheory.mdp import FiniteMDP, equiprobable_policy
 from pgtheory.policy_gradient import (
     BATCH_LIMIT,
@@ -685,9 +686,22 @@ def test_chunks_do_not_change_the_sum(monkeypatch):
     mdp = gallery.two_state_toy()
     preferences = random_preferences(mdp, 3)
     options = {"horizon": 2, "batch_size": 2}
+    chunks = []
+
+    def slopes(loss, log_probs, *others):
+        chunks.append(len(log_probs))
+        return loss_slopes(loss, log_probs, *others)
+
     whole = expected_gradient(ordered_loss, mdp, preferences, 0.9, **options)
+    spread = gradient_covariance(ordered_loss, mdp, preferences, 0.9, **options)
     monkeypatch.setattr("pgtheory.policy_gradient.CHUNK", 70)
+    monkeypatch.setattr("pgtheory.policy_gradient.TABLES", 44)
+    monkeypatch.setattr("pgtheory.policy_gradient.loss_slopes", slopes)
     assert_close(expected_gradient(ordered_loss, mdp, preferences, 0.9, **options), whole, 1e-13)
+    assert chunks[0] == max(chunks) == 70 // 4  # batches of four steps
+    chunks.clear()
+    assert_close(gradient_covariance(ordered_loss, mdp, preferences, 0.9, **options), spread, 1e-13)
+    assert chunks[0] == max(chunks) == 44 // 4  # batches with a table of four entries
 
 
 def test_the_probability_of_a_batch_is_not_differentiated():

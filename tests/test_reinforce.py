@@ -8,7 +8,7 @@ from typing import Any
 import chance
 import pytest
 import torch
-from helpers import F64, seeded
+from helpers import F64, hardly_better, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -363,6 +363,11 @@ def test_the_optimal_baseline_of_two_actions_is_the_value_of_the_other_one() -> 
     assert float(optimal_baseline(h, q)) == pytest.approx(0.1 * 3.0 + 0.9 * -1.0, abs=1e-12)
     certain = torch.tensor([0.0, -torch.inf], dtype=F64)
     assert float(optimal_baseline(certain, q)) == 3.0
+    # What is never done is worth nothing, and need not be known.
+    unread = torch.tensor([3.0, -1.0, NAN, NAN], dtype=F64)
+    four = torch.cat([h, torch.tensor([9.0, -torch.inf], dtype=F64)])
+    found = optimal_baseline(four, unread, available=torch.tensor([True, True, False, True]))
+    assert float(found) == pytest.approx(float(optimal_baseline(h, q)), abs=1e-12)
 
 
 @pytest.mark.equation("eq-value-loss")
@@ -721,7 +726,9 @@ OTHER_FAULTS = [
     pytest.param(lambda: short_ledger(horizon=2), ValueError, "may last longer", id="short horizon"),
     pytest.param(lambda: short_ledger(horizon=4, batch_size=1), ValueError, "must be at least 2", id="batch of one"),
     pytest.param(lambda: cut_off(ZEROS[:, 0] + NAN), ValueError, r"final_values is nan at \[0\]", id="nan final value"),
-    pytest.param(lambda: cut_off(ZEROS[:1, 0]), ValueError, "final_values has shape", id="final values shape"),
+    pytest.param(
+        lambda: cut_off(ZEROS[:1, 0]), ValueError, r"has shape \[1\], expected \[2\]", id="final values shape"
+    ),
     pytest.param(lambda: cut_off(ZEROS[:, 0], mask=ZEROS > 0), ValueError, "mask has no step", id="no last step"),
 ]
 
@@ -784,6 +791,14 @@ def test_the_ledger_has_its_angles_beside_a_nearly_certain_policy(gap: float) ->
     assert abs(rows["own-sample mean"].length - 2 / 3) < 1e-12
 
 
+@pytest.mark.parametrize(("units", "known"), [(256, False), (1024, True)])
+def test_a_gradient_longer_than_its_rounding_error_has_a_direction(units: int, known: bool) -> None:
+    mdp, h = hardly_better(units), torch.zeros(5, 2, dtype=F64)
+    row = bias_ledger(mdp, h, 1.0, horizon=4)[0]
+    assert math.isnan(row.angle) != known
+    assert math.isnan(row.length) != known
+
+
 def test_there_is_no_angle_to_a_gradient_that_is_zero() -> None:
     h = torch.tensor([[800.0, 0.0], [0.0, 0.0]], dtype=F64)
     for row in bias_ledger(gallery.bandit([1.0, 0.0]), h, 1.0, horizon=1):
@@ -798,3 +813,6 @@ def test_a_horizon_beyond_the_longest_episode_changes_nothing_in_the_ledger() ->
     long = bias_ledger(bandit, h, 1.0, horizon=10**6)
     for x, y in zip(short, long, strict=True):
         torch.testing.assert_close(x.mean, y.mean)
+    # By default the last step is cut off, if it is not the only one.
+    assert short[-3].name == "cut off at 1"
+    assert long[-3].name == "cut off at 999999"

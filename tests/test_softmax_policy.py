@@ -726,6 +726,11 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         ValueError,
         r"features has shape \[2, 4, 5\], expected \[..., 3, d\]",
     ),
+    "features of one state, another number of actions": (
+        lambda: linear_score(torch.zeros(4, 5), H[0], A[0]),
+        ValueError,
+        r"features has shape \[4, 5\], expected \[..., 3, d\]",
+    ),
     "features another batch": (
         lambda: linear_score(torch.zeros(5, 3, 5), H, A),
         ValueError,
@@ -774,6 +779,16 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         lambda: NeuralPolicy(4, 2, features=H),
         ValueError,
         r"features has shape \[2, 3\], expected \[S, 4\]",
+    ),
+    "neural features a vector": (
+        lambda: NeuralPolicy(4, 2, features=torch.ones(4)),
+        ValueError,
+        r"features has shape \[4\], expected \[S, 4\]",
+    ),
+    "neural features on the meta device": (
+        lambda: NeuralPolicy(4, 2, features=torch.ones(3, 4, device="meta"), device="cpu"),
+        ValueError,
+        "features is on meta, where tensors have no values",
     ),
     "neural features infinite": (lambda: NeuralPolicy(3, 2, features=H + INF), ValueError, "features is inf"),
     "neural hidden width": (lambda: NeuralPolicy(3, 2, hidden=(0,)), ValueError, "hidden must be at least 1"),
