@@ -785,8 +785,13 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         ValueError,
         r"features has shape \[4\], expected \[S, 4\]",
     ),
-    "neural features on the meta device": (
-        lambda: NeuralPolicy(4, 2, features=torch.ones(3, 4, device="meta"), device="cpu"),
+    "linear features without values": (
+        lambda: LinearPolicy(torch.ones(3, 2, 4, device="meta")),
+        ValueError,
+        "features is on meta, where tensors have no values",
+    ),
+    "linear features without values, moved": (
+        lambda: LinearPolicy(torch.ones(3, 2, 4, device="meta"), device="cpu"),
         ValueError,
         "features is on meta, where tensors have no values",
     ),
@@ -825,6 +830,13 @@ def test_bad_input_is_refused_by_name_fault_and_place(
 ) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_linear_policy_without_values_can_be_asked_for() -> None:
+    for device in ("cpu", "meta"):
+        policy = LinearPolicy(torch.ones(3, 2, 4, device=device), device="meta")
+        assert policy.features.is_meta
+        assert policy.theta.is_meta
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
