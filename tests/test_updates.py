@@ -290,6 +290,52 @@ def test_each_run_of_the_surrogate_makes_its_epochs_and_moves_its_critic(
         assert runs.steps[:, run].tolist() == [sum(taken[:k]) for k in range(4)]
 
 
+def numbered(dtype: torch.dtype, available: int) -> FiniteMDP:
+    """State 0 is terminal; of each pair there are two outcomes, and the reward is the number of the outcome."""
+    triples = [(s, a, n) for s in (1, 2, 3) for a in range(available) for n in sorted(((s + 1) % 4, (s + 2) % 4))]
+    outcomes = [(*triple, float(k), 0.5) for k, triple in enumerate(triples)]
+    columns = [torch.tensor(column) for column in zip(*outcomes, strict=True)]
+    floats = [columns[3].to(dtype), columns[4].to(dtype)]
+    return FiniteMDP.from_outcomes(
+        (*columns[:3], *floats), n_states=4, n_actions=3, initial=[0, 0.5, 0.25, 0.25], terminal=[0]
+    )
+
+
+def steps_of(mdp: FiniteMDP, batch: Any) -> set[int]:
+    """The numbers of the outcomes that were drawn, each with the state, the action and the next state that it has."""
+    states, actions, rewards, mask = (x.flatten(0, -2) for x in batch[:4])
+    outcome, o = rewards[mask].long(), mdp.outcomes
+    assert torch.equal(o.state[outcome], states[:, :-1][mask])
+    assert torch.equal(o.action[outcome], actions[mask])
+    assert torch.equal(o.next_state[outcome], states[:, 1:][mask])
+    assert not (mdp.terminal[states[:, :-1]] & mask).any()
+    return set(outcome.tolist())
+
+
+def test_the_steps_of_runs_are_those_of_the_mdp_and_all_of_them_occur(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of some 2,000 steps, one of 18 outcomes of about the same probability is missed in less than one of 10^30."""
+    mdp = numbered(F64, 3)
+    for_ppo, for_reinforce = (
+        recorded(monkeypatch, *x) for x in ((SURROGATES, "_sample_runs"), (RUNS, "_one_episode_each"))
+    )
+    options: dict[str, Any] = {"step_size": 0.0, "horizon": 30, "generator": seeded()}
+    surrogate_runs(mdp, torch.zeros(30, 4, 3, dtype=F64), 1.0, n_updates=1, n_episodes=20, **options)
+    features, start = torch.eye(12, dtype=F64).view(4, 3, 12), torch.zeros(600, 12, dtype=F64)
+    reinforce_runs(mdp, features, start, 1.0, n_episodes=1, **options)
+    assert steps_of(mdp, for_ppo[0]) == steps_of(mdp, for_reinforce[0]) == set(range(18))
+
+
+def test_the_largest_uniform_number_draws_an_action_that_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the probabilities, rounded to float32, add up to less than 1, or more."""
+    mdp, h = numbered(torch.float32, 2), randn(200, 4, 3).float()
+    total = torch.softmax(h[:, 1:, :2], -1).double().sum(-1)
+    assert total.min() < 1 < total.max()
+    batches = recorded(monkeypatch, SURROGATES, "_sample_runs")
+    monkeypatch.setattr(torch, "rand", lambda *shape, **options: torch.full(shape, 1 - 2.0**-53, dtype=F64))
+    surrogate_runs(mdp, h, 1.0, n_updates=1, n_episodes=2, step_size=0.0, horizon=9, generator=seeded())
+    assert steps_of(mdp, batches[0]) == {3, 7, 11}
+
+
 # --- PPO on environments
 
 

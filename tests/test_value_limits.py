@@ -57,6 +57,14 @@ class TestLimits:
             assert abs(Fraction(x) / y - 1) < 1e-13
         assert optimal_policy(gallery.recycling_robot(), gamma).argmax(-1).tolist() == list(actions)
 
+    @pytest.mark.parametrize("distance", [1e-9, 1e-12, 1e-15])
+    def test_so_are_those_of_episodes_that_end_whatever_the_ways_that_are_longer(self, distance: float) -> None:
+        found = optimal_values(gallery.gridworld_4x4(), 1 - distance).view(4, 4)
+        for row, column in itertools.product(range(4), repeat=2):
+            steps = min(row + column, 6 - row - column)  # to the nearer one of two corners
+            expected = -sum(Fraction(1 - distance) ** k for k in range(steps))
+            assert abs(Fraction(float(found[row, column])) - expected) < 1e-14
+
     def test_optimal_values_that_rounding_does_not_decide_are_refused(self) -> None:
         # Many stakes are equally good, and they differ in how long they play: 1e-14 decides between them.
         with pytest.raises(RuntimeError, match=r"known to .* of the largest only, not to 1e-06"):
