@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import chance
 import gymnasium
@@ -25,6 +26,10 @@ COIN = [(0, 0, 0, -1.0, 0.5), (0, 0, 1, -1.0, 0.25), (0, 0, 2, 3.0, 0.25), (1, 0
 def coin(**changes):
     arguments = {"outcomes": COIN, "n_states": 3, "n_actions": 2, "initial": 0, "terminal": [2]} | changes
     return FiniteMDP.from_outcomes(arguments.pop("outcomes"), **arguments)
+
+
+def stored(**columns):
+    return replace(coin(), outcomes=coin().outcomes._replace(**columns))
 
 
 def random_table(seed, n_states=5, n_actions=3, n_rewards=4):
@@ -206,6 +211,15 @@ def test_a_million_states_fit_and_their_dense_table_is_refused():
 
 def test_the_repr_says_how_large_the_mdp_is():
     assert repr(coin()) == "FiniteMDP(3 states (1 terminal), 2 actions, 3 rewards, 5 outcomes)"
+    sure = FiniteMDP.from_outcomes([(0, 0, 1, 0.0, 1.0)], n_states=2, n_actions=1, initial=0, terminal=[1])
+    assert repr(sure) == "FiniteMDP(2 states (1 terminal), 1 action, 1 reward, 1 outcome)"
+
+
+def test_a_table_of_many_states_is_read():
+    ring = FiniteMDP.from_transitions(
+        torch.eye(300, dtype=F64).roll(1, 1)[:, None], torch.zeros(300, 1, dtype=F64), initial=0
+    )
+    assert torch.equal(ring.outcomes.next_state, (torch.arange(300) + 1) % 300)
 
 
 # --- the action mask and policies ---
@@ -368,6 +382,24 @@ BAD_MDPS = {
     "no-action": (lambda: coin(outcomes=COIN[:3]), r"state s=1 has no available action"),
     "terminal-acts": (lambda: coin(terminal=[1, 2]), r"state s=1 is terminal, but p\(s'=0, r=-1 \| s=1, a=0\) = 1"),
     "terminal-range": (lambda: coin(terminal=[3]), r"terminal names state 3, not in 0..2"),
+    "terminal-below": (lambda: coin(terminal=[-100]), r"terminal names state -100, not in 0..2"),
+    **{
+        f"stored-{name}-{value}": (
+            lambda name=name, value=value: stored(**{name: torch.full((5,), value)}),
+            rf"^outcomes.{name} has an entry outside 0..{size - 1}{of}$",
+        )
+        for name, size, of in (
+            ("state", 3, ""),
+            ("action", 2, ""),
+            ("next_state", 3, ""),
+            ("reward_index", 3, " of rewards"),
+        )
+        for value in (-1, size)
+    },
+    "stored-length": (
+        lambda: stored(action=torch.zeros(4, dtype=torch.int64)),
+        r"outcomes.action has shape \[4\], expected \[5\]",
+    ),
     "terminal-shape": (lambda: coin(terminal=torch.tensor([True, False])), r"terminal has shape \[2\], expected \[3\]"),
     "tuple-length": (lambda: coin(outcomes=[*COIN, (0, 0, 0, 1.0)]), r"outcome 5 has 4 entries, expected 5"),
     "matrix-shape": (lambda: coin(outcomes=torch.zeros(3, 4)), r"outcomes has shape \[3, 4\], expected \[K, 5\]"),
@@ -381,7 +413,8 @@ BAD_MDPS = {
     "initial-sum": (lambda: coin(initial=[0.5, 0.4, 0.0]), r"initial sums to 0.9, not 1"),
     "initial-negative": (lambda: coin(initial=[1.5, -0.5, 0.0]), r"initial is -0.5 at s=1, not a probability"),
     "initial-nan": (lambda: coin(initial=[1.0, float("nan"), 0.0]), r"initial is nan at s=1"),
-    "initial-shape": (lambda: coin(initial=[1.0, 0.0]), r"initial has shape \[2\], expected \[3\]"),
+    "initial-shape": (lambda: coin(initial=[1.0, 1.0]), r"initial has shape \[2\], expected \[3\]"),
+    "initial-below": (lambda: coin(initial=-100), r"initial is state -100, not in 0..2"),
     "device-mixed": (lambda: coin(initial=torch.zeros(3, device="meta")), r"initial is on meta but"),
     "names": (lambda: coin(state_names=["a", "b"]), r"state_names has 2 names, expected 3"),
     "horizon": (lambda: coin().to_gymnasium(horizon=0), r"horizon must be at least 1, not 0"),
@@ -485,17 +518,19 @@ def test_a_wrong_policy_is_refused(case):
     [
         ([1e5, 0.0], torch.float16, r"rewards hold 100000, which overflows torch.float16"),
         ([2048.0, 2049.0], torch.float16, r"rewards hold 2048 and 2049, which are one number in torch.float16"),
+        ([1.0, 2048.0, 2049.0, 4096.0, 4097.0], torch.float16, r"rewards hold 2048 and 2049, which are one number in"),
         ([2.0**24, 2.0**24 + 1], torch.float32, r"rewards hold 16777216 and 16777217, which are one number in"),
     ],
 )
 def test_a_cast_that_merges_rewards_or_loses_one_names_them(rewards, dtype, message):
     with pytest.raises(ValueError, match=message):
         gallery.bandit(rewards).to(dtype=dtype)
-    p = torch.ones(2, dtype=dtype)
-    s, a = torch.zeros(2, dtype=torch.int64), torch.arange(2)
+    n = len(rewards)
+    p = torch.ones(n, dtype=dtype)
+    s, a = torch.zeros(n, dtype=torch.int64), torch.arange(n)
     with pytest.raises(ValueError, match=message[8:40]):
         FiniteMDP.from_outcomes(
-            (s, a, s + 1, torch.tensor(rewards, dtype=F64), p), n_states=2, n_actions=2, initial=0, terminal=[1]
+            (s, a, s + 1, torch.tensor(rewards, dtype=F64), p), n_states=2, n_actions=n, initial=0, terminal=[1]
         )
 
 

@@ -601,6 +601,15 @@ ROBOT = gallery.recycling_robot()
 EVEN = equiprobable_policy(ROBOT)
 
 
+def coins(dtype):
+    """Two coins are tossed at every step, without end: 4^T trajectories; and the only policy."""
+    tosses = [(0, 0, 0, float(heads), 0.25) for heads in range(4)]
+    columns = [torch.tensor(column) for column in zip(*tosses, strict=True)]
+    columns[3:] = (column.to(dtype) for column in columns[3:])
+    mdp = FiniteMDP.from_outcomes(columns, n_states=1, n_actions=1, initial=0)
+    return mdp, equiprobable_policy(mdp)
+
+
 def changed(s: int, a: int, value: float) -> torch.Tensor:
     policy = EVEN.clone()
     policy[s, a] = value
@@ -674,6 +683,11 @@ BAD = {
         lambda: enumerate_trajectories(ROBOT, EVEN, horizon=60),
         ValueError,
         r"trajectories of up to 60 steps \(.* GiB\), more than 10,000,000 steps in all",
+    ),
+    "16,777,216 trajectories": (  # of 13 integers for states, 12 for actions, 12 rewards, ends, and a probability
+        lambda: enumerate_trajectories(*coins(torch.float32), horizon=12),
+        ValueError,
+        rf"there are 16,777,216 trajectories of up to 12 steps \({(25 * 8 + 12 * (4 + 1) + 2 + 4) / 64:.3g} GiB\)",
     ),
     "more trajectories than a float can count": (
         lambda: enumerate_trajectories(ROBOT, EVEN, horizon=10_000),
