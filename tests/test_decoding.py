@@ -807,8 +807,14 @@ BAD = [
     ("top_p = 0", lambda: decoding_distribution(row(GOOD), top_p=0), ValueError, r"top_p must be in \(0, 1\], not 0.0"),
     ("logits of NaN for all steps", lambda: decoding_logits(row([0, math.nan])), ValueError, r"logits is NaN at \[1\]"),
     ("negative probability", lambda: decoded_policy(row([[1.5, -0.5]])), ValueError, r"policy is negative at \[0, 1\]"),
+    (
+        "no distribution",
+        lambda: decoded_policy(row([[1, 0], [0, 0], [0.5, 0.75]])),
+        ValueError,
+        r"1.25 at \[2\], not 1",
+    ),
     ("policy is NaN", lambda: decoded_policy(row([[math.nan, 1]])), ValueError, r"policy is nan at \[0, 0\]"),
-    ("uniform = 1", lambda: inverse_cdf(row(GOOD), torch.tensor(1.0)), ValueError, "uniforms is 1.0.*not in"),
+    ("uniform = 1", lambda: inverse_cdf(row(GOOD), torch.tensor(1.0)), ValueError, r"uniforms is 1.0.*not in \[0, 1\)"),
     ("uniform is NaN", lambda: inverse_cdf(row([GOOD]), row([math.nan])), ValueError, r"uniforms is nan at \[0\]"),
     ("min-p above 1", lambda: min_p(row(GOOD), 1.5), ValueError, r"p must be in \[0, 1\], not 1.5"),
     ("min-p is NaN", lambda: decode(row(GOOD), min_p=math.nan), ValueError, r"min_p must be in \[0, 1\], not nan"),
@@ -846,7 +852,7 @@ BAD = [
         ValueError,
         "mdp has several outcomes at s=0, a=0: a beam needs what follows an action to be certain",
     ),
-    ("one uniform too many", lambda: inverse_cdf(row(GOOD), torch.zeros(1)), ValueError, r"uniforms has shape \[1\]"),
+    ("one uniform too many", lambda: inverse_cdf(row(GOOD), torch.zeros(1)), ValueError, r"shape \[1\], expected \[\]"),
 ]
 
 

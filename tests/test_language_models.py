@@ -374,6 +374,7 @@ def test_the_exact_gradient_by_the_table_is_that_by_enumeration() -> None:
 # --- bad input
 
 MODEL, PROMPTS = gpt(), [torch.tensor([1])]
+FIRST = torch.tensor([[True], [False]])
 DRAWN = sample_completions(MODEL, PROMPTS, 2, max_tokens=2, generator=seeded())
 
 
@@ -399,6 +400,13 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: sampling(prompts=[PROMPTS[0], PROMPTS[0][:0]]),
         ValueError,
         r"prompts\[1\] has shape \[0\], expected \[P\] with at least one token",
+    ),
+    "completions of an empty prompt": (
+        lambda: completion_log_probs(
+            MODEL, Completions(*(x.expand(2, *x.shape[1:]) for x in DRAWN))._replace(prompt_mask=FIRST)
+        ),
+        ValueError,
+        r"completions has an empty prompt at \[1\]",
     ),
     "a negative token": (
         lambda: sampling(prompts=[torch.tensor([3, -1])]),

@@ -457,7 +457,7 @@ BAD_TABLES = {
     "P-shape": (lambda: transitions(P=torch.zeros(2, 3, dtype=F64)), r"P has shape \[2, 3\], expected \[S, A, S\]"),
     "r-shape": (
         lambda: transitions(r=torch.zeros(5, dtype=F64)),
-        r"r has shape \[5\], expected \[5, 3\] or",
+        r"r has shape \[5\], expected \[5, 3\] or \[5, 3, 5\]$",
     ),
     "r-nan": (lambda: transitions(r=torch.full((5, 3), torch.nan, dtype=F64)), r"its reward is not finite"),
 }

@@ -208,6 +208,11 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         r"position_ids is 10 at \[0, 10\], not in the context 0..9",
     ),
+    "a mask of another shape": (
+        lambda: gpt()(IDS, attention_mask=IDS[1:] >= 0),
+        ValueError,
+        r"attention_mask has shape \[3, 7\], expected \[4, 7\]",
+    ),
     "a prompt without a rest": (
         lambda: pretrain(gpt(), IDS, n_steps=1, prompt_length=7),
         ValueError,

@@ -702,12 +702,17 @@ FAULTS = [
         "not a discrete one",
         id="continuous",
     ),
-    pytest.param(lambda: runs(features=corridor_features()[:3]), ValueError, "features has shape", id="features shape"),
+    pytest.param(
+        lambda: runs(features=corridor_features()[:3]), ValueError, r"expected \[4, 2, d\]", id="features shape"
+    ),
     pytest.param(
         lambda: runs(features=corridor_features().float()), TypeError, "features is torch.float32", id="features dtype"
     ),
     pytest.param(
-        lambda: runs(parameters=torch.zeros(3, dtype=F64)), ValueError, "parameters has shape", id="parameters"
+        lambda: runs(parameters=torch.zeros(3, dtype=F64)),
+        ValueError,
+        r"shape \[3\], expected \[K, 2\]",
+        id="parameters",
     ),
     pytest.param(lambda: runs(update="batch"), ValueError, "update is 'batch'", id="update"),
     pytest.param(lambda: runs(n_episodes=0), ValueError, "n_episodes must be", id="episodes"),
