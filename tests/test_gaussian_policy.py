@@ -157,6 +157,11 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         ValueError,
         r"the batch shape \[4\] of actions does not broadcast with \[2\] of mean",
     ),
+    "actions of another batch than log_std": (
+        lambda: gaussian_log_prob(H[0], H, torch.zeros(4, 3)),
+        ValueError,
+        r"the batch shape \[4\] of actions does not broadcast with \[2\] of log_std",
+    ),
 }
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from itertools import product
 from typing import Any
 
+import chance
 import pytest
 import torch
 from helpers import F64, seeded
@@ -115,6 +116,21 @@ def test_the_weights_are_decided_by_the_generator_and_start_near_the_uniform_dis
     assert not torch.equal(first(IDS).logits, other(IDS).logits)
     assert (first(IDS).logits.softmax(-1) - 1 / 6).abs().max() < 0.05
     assert 90_000 < sum(p.numel() for p in TinyGPT(12, generator=seeded()).parameters()) < 110_000
+
+
+def test_the_first_weights_have_the_spread_that_keeps_features_the_size_they_are() -> None:
+    """Of n weights, Σ w² / σ² has the mean n and the variance 2n."""
+    model = TinyGPT(50, width=64, n_layers=3, n_heads=2, generator=seeded())
+    embeddings, inside = 0.02, 1 / math.sqrt(64)
+    spreads = {"tokens": embeddings, "positions": embeddings, "query_key_value": inside, "widen": inside}
+    spreads |= {"project": inside / math.sqrt(6), "narrow": 1 / math.sqrt(4 * 64 * 6)}
+    for name, weight in model.named_parameters():
+        module, kind = name.split(".")[-2:]
+        if module.startswith("norm") or kind == "bias":
+            assert (weight == float(kind == "weight")).all(), name
+        else:
+            ratio = float((weight.detach().double() / spreads[module]).square().mean())
+            assert abs(ratio - 1) < chance.most_errors(14) * math.sqrt(2 / weight.numel()), name
 
 
 def test_pretraining_starts_at_the_cross_entropy_and_learns_to_count() -> None:

@@ -272,6 +272,12 @@ BAD: list[tuple[str, Callable[[], object], type[Exception], str]] = [
         r"weight has shape \[3, 2\], expected \[V, 3\]",
     ),
     (
+        "weight-axes",
+        lambda: projected_token_log_probs(X, torch.zeros(4, 3, 3, dtype=F64), torch.tensor([0, 1])),
+        ValueError,
+        r"weight has shape \[4, 3, 3\], expected \[V, 3\]",
+    ),
+    (
         "weight-dtype",
         lambda: projected_token_log_probs(X, X.float(), torch.tensor([0, 1])),
         TypeError,
