@@ -27,6 +27,9 @@ __all__ = [
     "generalized_advantages",
 ]
 
+# Rows that are no longer than this are summed at once, longer ones by blocks.
+SHORT = BLOCK**2 // 2
+
 
 class AdvantageMoments(NamedTuple):
     r"""The mean and the variance of :math:`\hat A_t` given :math:`S_t = s` and :math:`A_t = a`.
@@ -251,7 +254,7 @@ def _sums_until_cut(terms: Tensor, rate: float, cut: Tensor) -> Tensor:
     if terms.numel() == 0 or _checks.is_traced(terms, cut):
         return _sums_by_doubling(terms, rate, cut)
     *batch, horizon = terms.shape
-    if horizon <= BLOCK**2 // 2:
+    if horizon <= SHORT:
         sums, _ = _sums_in_blocks(terms.reshape(-1, horizon), rate, cut.reshape(-1, horizon))
         return sums.reshape(terms.shape).contiguous()
     if padding := -horizon % BLOCK:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -513,5 +514,9 @@ def test_groups_too_many_to_count_are_refused_at_once() -> None:
     bandit, h = gallery.bandit([1.0, 0.0, 0.5]), torch.zeros(2, 3, dtype=F64)
     with pytest.raises(ValueError, match="size must be at most 50,000,000"):
         group_bias_ledger(bandit, h, horizon=1, size=2**31)
+    thirteen, h13 = gallery.bandit([0.0] * 13), torch.zeros(2, 13, dtype=F64)
+    for k, count in ((333, f"{math.comb(345, 12):,}"), (337, "more than 10^20")):  # ln C(k + 12, k): 49.9 and 50.1
+        with pytest.raises(ValueError, match=rf"there are {re.escape(count)} groups of {k} responses"):
+            expected_group_gradient(group_loss_variants()["rloo"], thirteen, h13, horizon=1, size=k)
     with pytest.raises(ValueError, match=r"groups of 100000 responses: make size or horizon smaller"):
         group_bias_ledger(bandit, h, horizon=1, size=10**5)

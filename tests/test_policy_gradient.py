@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 
 import chance
 import pytest
@@ -916,6 +917,9 @@ def test_batches_too_many_to_count_are_refused_at_once(batch_size):
         ValueError, match=r"batches of 1000000 from 2 trajectories|batch_size must be at most 50,000,000"
     ):
         expected_gradient(loss, bandit, h, 1.0, horizon=1, batch_size=batch_size)
+    for n, number in ((144, f"2^144 = {2**144:,} batches"), (145, "2^145 batches")):  # n ln 2 is 99.8 and 100.5
+        with pytest.raises(ValueError, match=f"there are {re.escape(number)} of {n} from 2 trajectories"):
+            expected_gradient(loss, bandit, h, 1.0, horizon=1, batch_size=n)
 
 
 @pytest.mark.parametrize("gap", [20.0, 40.0, 300.0])
