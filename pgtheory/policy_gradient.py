@@ -43,7 +43,8 @@ __all__ = [
 # An expectation over batches that hold more steps than this, all together, is refused.
 BATCH_LIMIT = 50_000_000
 # How many steps one chunk of batches may hold, and how many numbers its tables of gradients.
-CHUNK, TABLES = 2**18, 2**21
+CHUNK = 2**18
+TABLES = 2**21
 
 
 class Loss(Protocol):
