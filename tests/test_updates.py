@@ -15,6 +15,7 @@ import torch
 from helpers import F64, randn, seeded
 from torch import Tensor, nn
 
+from pgtheory import gallery
 from pgtheory.mdp import FiniteMDP
 from pgtheory.softmax_policy import LinearPolicy, NeuralPolicy, SoftmaxPolicy
 from pgtheory.training import PPOTrainer, Trainer, reinforce_runs, surrogate_runs
@@ -288,6 +289,25 @@ def test_each_run_of_the_surrogate_makes_its_epochs_and_moves_its_critic(
         torch.testing.assert_close(runs.preferences[run], h, atol=1e-11, rtol=1e-9)
         taken = [int(b.mask[run].sum()) for b in batches]
         assert runs.steps[:, run].tolist() == [sum(taken[:k]) for k in range(4)]
+
+
+@pytest.mark.parametrize("learner", ["step", "episode", "surrogate"])
+def test_the_next_episode_of_each_run_follows_what_the_last_one_taught(
+    learner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of size 1000 after an episode that earned something makes its action certain."""
+    bandit, options = gallery.bandit([1.0, 2.0]), {"step_size": 1e3, "horizon": 1, "generator": seeded()}
+    if learner == "surrogate":
+        batches = recorded(monkeypatch, SURROGATES, "_sample_runs")
+        surrogate_runs(
+            bandit, torch.zeros(60, 2, 2, dtype=F64), 1.0, n_updates=3, n_episodes=1, critic_step_size=0.0, **options
+        )
+        earned = torch.stack([batch.rewards[:, 0, 0] for batch in batches])
+    else:
+        features, start = torch.eye(4, dtype=F64).view(2, 2, 4), torch.zeros(60, 4, dtype=F64)
+        earned = reinforce_runs(bandit, features, start, 1.0, n_episodes=3, update=learner, **options).returns
+    assert set(earned[0].tolist()) == {1.0, 2.0}
+    assert torch.equal(earned, earned[:1].expand(3, 60))
 
 
 def numbered(dtype: torch.dtype, available: int) -> FiniteMDP:
