@@ -310,6 +310,21 @@ def test_the_next_episode_of_each_run_follows_what_the_last_one_taught(
     assert torch.equal(earned, earned[:1].expand(3, 60))
 
 
+def test_a_longer_horizon_changes_nothing_where_every_episode_ends() -> None:
+    """Not even the random numbers of later episodes: none are drawn for steps that nobody takes."""
+    n = RUNS.BLOCK
+    outcomes = [(s, a, s + 1, float(a), 1.0) for s in range(n) for a in (0, 1)]
+    mdp = FiniteMDP.from_outcomes(outcomes, n_states=n + 1, n_actions=2, initial=0, terminal=[n])
+    features, start, h = randn(n + 1, 2, 3), randn(5, 3), randn(5, n + 1, 2)
+    found = []
+    for horizon in (n, 4 * n):
+        options: dict[str, Any] = {"step_size": 0.1, "horizon": horizon}
+        runs = reinforce_runs(mdp, features, start, 0.9, n_episodes=3, generator=seeded(), **options)
+        ppo = surrogate_runs(mdp, h, 0.9, n_updates=2, n_episodes=2, generator=seeded(), **options)
+        found.append((runs.parameters, runs.returns, ppo.preferences))
+    torch.testing.assert_close(found[0], found[1])
+
+
 def numbered(dtype: torch.dtype, available: int) -> FiniteMDP:
     """State 0 is terminal; of each pair there are two outcomes, and the reward is the number of the outcome."""
     triples = [(s, a, n) for s in (1, 2, 3) for a in range(available) for n in sorted(((s + 1) % 4, (s + 2) % 4))]
