@@ -246,15 +246,15 @@ def clipped_term(log_ratio: Tensor, advantage: float, low: float, high: float) -
 
 @pytest.mark.equation("eq-ppo-loss", "eq-gae")
 @pytest.mark.parametrize(
-    ("n_epochs", "clip", "lam", "critic_step_size"),
-    [(1, (1.0, math.inf), 1.0, 1.0), (3, 0.2, 0.7, 0.6), (3, (0.05, 0.4), 0.7, 0.0)],
+    ("n_epochs", "clip", "lam", "critic_step_size", "n"),
+    [(1, (1.0, math.inf), 1.0, 1.0, 5), (3, 0.2, 0.7, 0.6, 5), (3, (0.05, 0.4), 0.7, 0.0, 5), (2, 0.2, 0.7, 0.6, 1)],
 )
 def test_each_run_of_the_surrogate_makes_its_epochs_and_moves_its_critic(
-    n_epochs: int, clip: Any, lam: float, critic_step_size: float, monkeypatch: pytest.MonkeyPatch
+    n_epochs: int, clip: Any, lam: float, critic_step_size: float, n: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mdp, start, gamma, alpha = wandering(), randn(3, 4, 2, seed=1), 0.8, 1.5
     batches = recorded(monkeypatch, SURROGATES, "_sample_runs")
-    options: dict[str, Any] = {"n_updates": 3, "n_episodes": 5, "horizon": 4, "step_size": alpha, "lam": lam}
+    options: dict[str, Any] = {"n_updates": 4, "n_episodes": n, "horizon": 4, "step_size": alpha, "lam": lam}
     options |= {"n_epochs": n_epochs, "clip": clip, "critic_step_size": critic_step_size}
     runs = surrogate_runs(mdp, start, gamma, generator=seeded(2), **options)
     low, high = clip if isinstance(clip, tuple) else (clip, clip)
@@ -265,7 +265,7 @@ def test_each_run_of_the_surrogate_makes_its_epochs_and_moves_its_critic(
         h, critic = start[run].clone(), [0.0] * 4
         for batch in batches:
             steps, targets = [], [list[float]() for _ in range(4)]
-            for i in range(5):
+            for i in range(n):
                 length = int(batch.mask[run, i].sum())
                 states, actions = batch.states[run, i].tolist(), batch.actions[run, i].tolist()
                 values = [critic[s] for s in states]
@@ -281,14 +281,14 @@ def test_each_run_of_the_surrogate_makes_its_epochs_and_moves_its_critic(
                 leaf = h.clone().requires_grad_()
                 log_policy = torch.log_softmax(leaf, -1)
                 terms = [clipped_term(log_policy[s, a] - old[s, a], adv, low, high) for s, a, adv in steps]
-                (slope,) = torch.autograd.grad(torch.stack(terms).sum() / 5, leaf)
+                (slope,) = torch.autograd.grad(torch.stack(terms).sum() / n, leaf)
                 h = h + alpha * slope
             for s, found in enumerate(targets):
                 if found:
                     critic[s] += critic_step_size * (sum(found) / len(found) - critic[s])
         torch.testing.assert_close(runs.preferences[run], h, atol=1e-11, rtol=1e-9)
         taken = [int(b.mask[run].sum()) for b in batches]
-        assert runs.steps[:, run].tolist() == [sum(taken[:k]) for k in range(4)]
+        assert runs.steps[:, run].tolist() == [sum(taken[:k]) for k in range(5)]
 
 
 @pytest.mark.parametrize("learner", ["step", "episode", "surrogate"])
