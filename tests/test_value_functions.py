@@ -574,6 +574,13 @@ class TestSolvers:
         for method in (_krylov.bicgstab, partial(_krylov.gmres, restart=20)):
             np.testing.assert_allclose(method(lambda x: A @ x, b, torch.zeros_like(b), 1e-13), expected, rtol=1e-10)
 
+    def test_bicgstab_is_exact_after_as_many_steps_as_there_are_unknowns(self) -> None:
+        generator = seeded(1)
+        A = torch.eye(6, dtype=torch.float64) * 4 + torch.randn(6, 6, dtype=torch.float64, generator=generator)
+        b = torch.randn(6, dtype=torch.float64, generator=generator)
+        x = _krylov.bicgstab(lambda x: A @ x, b, torch.zeros_like(b), 1e-12, steps=6)
+        np.testing.assert_allclose(x, np.linalg.solve(A.numpy(), b.numpy()), rtol=1e-6)
+
     def test_gmres_is_exact_after_as_many_steps_as_an_episode_can_have(self) -> None:
         # P is nilpotent on a token tree of length 4: the Krylov space closes after at most 4 + 1 steps
         mdp = gallery.token_tree(2, 4)
