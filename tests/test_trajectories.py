@@ -684,10 +684,10 @@ BAD = {
         ValueError,
         r"trajectories of up to 60 steps \(.* GiB\), more than 10,000,000 steps in all",
     ),
-    "16,777,216 trajectories": (  # of 13 integers for states, 12 for actions, 12 rewards, ends, and a probability
-        lambda: enumerate_trajectories(*coins(torch.float32), horizon=12),
+    "1,048,576 trajectories": (  # of 11 integers for states, 10 for actions, 10 rewards, ends, and a probability
+        lambda: enumerate_trajectories(*coins(torch.float32), horizon=10),
         ValueError,
-        rf"there are 16,777,216 trajectories of up to 12 steps \({(25 * 8 + 12 * (4 + 1) + 2 + 4) / 64:.3g} GiB\)",
+        rf"there are 1,048,576 trajectories of up to 10 steps \({(21 * 8 + 10 * (4 + 1) + 2 + 4) / 1024:.3g} GiB\)",
     ),
     "more trajectories than a float can count": (
         lambda: enumerate_trajectories(ROBOT, EVEN, horizon=10_000),
