@@ -38,11 +38,19 @@ from mutation import Server, path_of  # noqa: E402
 
 # Each kernel module, and the stems of the tests that are to notice: the first that does ends the run.
 TESTS: dict[str, tuple[str, ...]] = {
+    "_compiled": ("compiled",),
     "_each_group": ("groups", "off_policy"),
+    "_elimination": ("value_functions", "value_limits"),
     "_gradients": ("policy_gradient", "reinforce", "groups"),
+    "_kernels": ("returns", "advantages", "decoding", "token_log_probs", "trajectories"),
+    "_krylov": ("value_functions", "value_limits"),
+    "_linear": ("value_functions", "value_limits"),
     "_masks": ("reinforce", "surrogates", "returns", "properties"),
+    "_post_training": ("post_training", "ranks"),
     "_precision": ("reinforce", "softmax_policy", "surrogates", "properties"),
+    "_ranks": ("ranks",),
     "_ratios": ("surrogates", "groups", "properties"),
+    "_rewards": ("post_training",),
     "advantages": ("advantages", "properties"),
     "decoding": ("decoding", "beam_search", "samplers", "properties"),
     "gaussian_policy": ("gaussian_policy",),
@@ -51,6 +59,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "mdp": ("mdp", "trajectories", "value_functions"),
     "off_policy": ("off_policy",),
     "policy_gradient": ("policy_gradient", "properties"),
+    "post_training": ("post_training",),
     "reinforce": ("reinforce", "properties"),
     "returns": ("returns", "properties"),
     "softmax_policy": ("softmax_policy", "samplers", "properties"),
@@ -236,7 +245,7 @@ class Pool:
         if not hasattr(self._own, "server"):
             self._own.server = Server()
         try:
-            return bool(self._own.server.run(tests, module, source, timeout=240, **options).killed)
+            return bool(self._own.server.run(tests, module, source, timeout=100, **options).killed)
         except TimeoutError:
             return True
 

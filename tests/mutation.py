@@ -39,6 +39,7 @@ HEAVY = (
 # Plugins that are loaded whether they are needed or not take longer than the tests, and so do assertions that explain
 # themselves, and a search for objects that nobody closed.
 LEFT_OUT = "-p", "no:unraisableexception", "-p", "no:cacheprovider"
+ROOM = 12 * 2**30  # bytes of addresses: a mutant that asks for more gets an error, and no other process is stopped for it
 OPTIONS = "-x", "-q", "--no-header", "--tb=line", "--assert=plain", "-p", "pytest_timeout", *LEFT_OUT
 
 
@@ -93,7 +94,7 @@ class Server:
         answer = json.loads(self._process.stdout.readline())
         if answer["code"] == "timeout":
             raise TimeoutError(f"{tests} did not end in {timeout} s: {answer['output']}")
-        if answer["code"] not in (0, 1):
+        if answer["code"] not in (0, 1, 2):  # 2: a file of tests could not even be imported
             raise RuntimeError(f"pytest ended with {answer['code']}: {answer['output']}")
         return Verdict(answer["code"] != 0, answer["output"])
 
@@ -236,6 +237,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
             os.dup2(log.fileno(), 2)
             code = 70
             resource.setrlimit(resource.RLIMIT_CPU, (request["timeout"],) * 2)
+            resource.setrlimit(resource.RLIMIT_AS, (ROOM,) * 2)
             try:
                 code = _child(request)
             finally:
