@@ -39,7 +39,7 @@ HEAVY = (
 # Plugins that are loaded whether they are needed or not take longer than the tests, and so do assertions that explain
 # themselves, and a search for objects that nobody closed.
 LEFT_OUT = "-p", "no:unraisableexception", "-p", "no:cacheprovider"
-ROOM = 12 * 2**30  # bytes of addresses: a mutant that asks for more gets an error, and no other process is stopped for it
+ROOM = 12 * 2**30  # bytes of addresses: a mutant that asks for more gets an error, and nothing else is stopped for it
 OPTIONS = "-x", "-q", "--no-header", "--tb=line", "--assert=plain", "-p", "pytest_timeout", *LEFT_OUT
 
 
