@@ -890,6 +890,8 @@ BAD_INPUT = [
      ValueError, "batch_size must be at least 1"),
     ("policy_of_another_size", lambda: exact_parameter_gradient(TOY, TabularPolicy(3, 1, dtype=F64), 0.9), ValueError,
      "policy has 1 actions, but mdp has 2"),
+    ("policy_of_more_actions", lambda: exact_parameter_gradient(TOY, TabularPolicy(3, 3, dtype=F64), 0.9), ValueError,
+     "policy has 3 actions, but mdp has 2"),
     ("minimising_optimizer", sgd_that_minimises, ValueError, "maximize=True"),
     ("no_steps", no_steps, ValueError, "n_steps must be at least 1"),
 ]  # fmt: skip
