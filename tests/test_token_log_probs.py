@@ -71,6 +71,7 @@ ODD = {
     "one row": lambda z: z[1, 2],
     "no row": lambda z: z[:0],
     "one token": lambda z: z[..., :1],
+    "one token many times": lambda z: z[..., :1].expand(-1, -1, 2500),
 }
 
 
@@ -240,6 +241,12 @@ X = torch.zeros(2, 3, dtype=F64)
 NAN = torch.full((2, 3), math.nan, dtype=F64)
 
 BAD: list[tuple[str, Callable[[], object], type[Exception], str]] = [
+    (
+        "weight-beside-three-axes",
+        lambda: projected_token_log_probs(torch.zeros(2, 4, 3), torch.zeros(5, 2), torch.zeros(2, 4).long()),
+        ValueError,
+        r"weight has shape \[5, 2\], expected \[V, 3\]",
+    ),
     (
         "tokens-range",
         lambda: token_log_probs(X, torch.tensor([0, 3])),
