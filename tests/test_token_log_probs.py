@@ -71,7 +71,6 @@ ODD = {
     "one row": lambda z: z[1, 2],
     "no row": lambda z: z[:0],
     "one token": lambda z: z[..., :1],
-    "one token many times": lambda z: z[..., :1].expand(-1, -1, 2500),
 }
 
 
@@ -109,6 +108,14 @@ def test_a_row_without_a_normaliser_is_named_on_every_path(bad: float, dtype: to
     logits[1] = -math.inf
     with pytest.raises(ValueError, match=r"in row \[1\]|in row 1"):
         token_log_probs(logits, tokens)
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_logit_that_stands_for_all_tokens_makes_them_equally_likely(dtype: torch.dtype) -> None:
+    logits = randn(3, 1).to(dtype).expand(3, 2000)
+    found = token_log_probs(logits, torch.tensor([0, 1, 1999]))
+    torch.testing.assert_close(found, torch.full((3,), -math.log(2000)))
 
 
 @pytest.mark.usefixtures("path")
