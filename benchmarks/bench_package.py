@@ -88,19 +88,15 @@ def cases() -> list[Case]:
 
     return [
         one("import pgtheory, beyond torch", importing, 0.1, 10, floor=0.7),
-        Case(
-            "returns_to_go, the first large call, compiled",
-            partial(first_call, kept=False),
-            rounds=5,
-            threads=(1,),
-            before=False,
-        ),
-        Case(
-            "returns_to_go, the first large call, kept",
-            partial(first_call, kept=True),
-            rounds=5,
-            threads=(1,),
-            before=False,
+        *(
+            Case(
+                f"returns_to_go, the first large call, {name}",
+                partial(first_call, kept=name == "kept"),
+                rounds=5,
+                threads=(1,),
+                before=False,
+            )
+            for name in ("compiled", "kept")
         ),
         one("checking: the median verdict", lambda: one_verdict(median), 0.1, 1),
         one("checking: the longest verdict", lambda: one_verdict(max), 2.0, 1),
