@@ -27,7 +27,7 @@ __all__ = [
     "generalized_advantages",
 ]
 
-# Rows that are no longer than this are summed at once, longer ones by blocks.
+# Rows that are no longer than this are summed at once where something is cut, all others by blocks.
 SHORT = BLOCK**2 // 2
 
 
@@ -254,7 +254,7 @@ def _sums_until_cut(terms: Tensor, rate: float, cut: Tensor) -> Tensor:
     if terms.numel() == 0 or _checks.is_traced(terms, cut):
         return _sums_by_doubling(terms, rate, cut)
     *batch, horizon = terms.shape
-    if horizon <= SHORT:
+    if horizon <= BLOCK or (horizon <= SHORT and cut.any()):
         sums, _ = _sums_in_blocks(terms.reshape(-1, horizon), rate, cut.reshape(-1, horizon))
         return sums.reshape(terms.shape).contiguous()
     if padding := -horizon % BLOCK:
@@ -265,14 +265,18 @@ def _sums_until_cut(terms: Tensor, rate: float, cut: Tensor) -> Tensor:
     blocks = has_cut.nonzero().squeeze(-1)
     steps = torch.arange(BLOCK, dtype=torch.float64, device=terms.device)
     within = discount_weights(rate, steps[:, None] - steps).to(terms.dtype)
-    until_cut, reaches_next = _sums_in_blocks(terms[blocks], rate, cut[blocks])
-    sums = (terms @ within).index_copy_(0, blocks, until_cut)
+    sums = terms @ within
+    if len(blocks) > 0:
+        until_cut, reaches_next = _sums_in_blocks(terms[blocks], rate, cut[blocks])
+        sums.index_copy_(0, blocks, until_cut)
     # What the first steps of the blocks are worth is such a sum again, in steps BLOCK times as long.
     starts = _sums_until_cut(sums[:, 0].reshape(*batch, -1), rate**BLOCK, has_cut.reshape(*batch, -1))
     next_start = pad(starts[..., 1:], (0, 1)).reshape(-1, 1)
     to_next_block = torch.pow(rate, BLOCK - steps).to(terms.dtype)
-    sums.addcmul_(torch.where(has_cut[:, None], 0.0, next_start), to_next_block)
-    sums.index_add_(0, blocks, next_start[blocks] * to_next_block * reaches_next)
+    if len(blocks) > 0:
+        sums.index_add_(0, blocks, next_start[blocks] * to_next_block * reaches_next)
+        next_start = next_start.masked_fill(has_cut[:, None], 0.0)
+    sums.addcmul_(next_start, to_next_block)
     return sums.reshape(*batch, -1)[..., :horizon].contiguous()
 
 
