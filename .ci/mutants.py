@@ -59,7 +59,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "mdp": ("mdp", "trajectories", "value_functions"),
     "off_policy": ("off_policy",),
     "policy_gradient": ("policy_gradient", "properties"),
-    "post_training": ("post_training",),
+    "post_training": ("post_training", "ranks"),
     "reinforce": ("reinforce", "properties"),
     "returns": ("returns", "properties"),
     "softmax_policy": ("softmax_policy", "samplers", "properties"),
@@ -163,9 +163,9 @@ def _function(tree: ast.Module, line: int) -> str:
 def seeing(module: str, servers: "Pool") -> Callable[[str], list[str]]:
     """From a function of a module to the tests that call it, the quickest of the first file first; all if none does.
 
-    What each test calls is recorded once for each file of tests.
+    What each test calls is recorded once for each file of tests. Those that fork come last, whatever they call.
     """
-    inside, found = f"{module.replace('.', '/')}.py", dict[str, list[str]]()
+    inside, found, forking = f"{module.replace('.', '/')}.py", dict[str, list[str]](), list[str]()
     for path in files_of(module):
         file = str(path.relative_to(ROOT))
         store = ROOT / "_build" / "mutants" / f"{path.stem}-{_digest(path)}.json"
@@ -173,10 +173,13 @@ def seeing(module: str, servers: "Pool") -> Callable[[str], list[str]]:
             servers.run([file], record=str(store))
         record = json.loads(store.read_text(encoding="utf-8"))
         shared = {name for at, name in record["shared"].get(file, []) if at == inside}
-        for test, (_, called) in sorted(record["tests"].items(), key=lambda item: item[1][0]):
+        for test, (_, forks, called) in sorted(record["tests"].items(), key=lambda item: item[1][0]):
+            if forks:
+                forking.append(test)
+                continue
             for name in shared | {name for at, name in called if at == inside}:
                 found.setdefault(name, []).append(test)
-    return lambda function: found.get(function, [])
+    return lambda function: found[function] + forking if function in found else []
 
 
 def _digest(*paths: Path) -> str:

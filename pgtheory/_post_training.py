@@ -254,7 +254,6 @@ class Run(Resumable):
         """The loss of the whole batch."""
         s, (old, mask, rewards, ref, _) = self.settings, batch
         if s.loss in GROUP_LOSSES:
-            ref_or_none = ref if s.kl_weight > 0.0 else None
             return grpo_loss(
                 log_probs,
                 old,
@@ -262,7 +261,7 @@ class Run(Resumable):
                 mask=mask,
                 variant=cast(Variant, s.loss),
                 clip=s.clip,
-                ref_log_probs=ref_or_none,
+                ref_log_probs=ref,
                 beta=s.kl_weight,
             )
         penalty = s.kl_weight * kl_estimate(log_probs, ref, mask=mask) if s.kl_weight > 0.0 else torch.zeros_like(old)

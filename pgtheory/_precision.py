@@ -15,11 +15,11 @@ def wide_dtype(x: Tensor) -> torch.dtype:
 
 
 def sum_of_others(x: Tensor, dim: int) -> Tensor:
-    """For each entry, the sum of the others along the axis: of those before it and of those after it, no difference.
+    """For each entry, the sum of the others along axis -1 or -2: of those before it and of those after it.
 
-    The total minus the entry would lose the others beside a large entry.
+    The total minus the entry, a difference, would lose the others beside a large entry.
     """
     before = x.cumsum(dim).roll(1, dim)
     after = x.flip(dim).cumsum(dim).flip(dim).roll(-1, dim)
-    place = torch.arange(x.shape[dim], device=x.device).view(-1, *(1,) * (x.ndim - dim % x.ndim - 1))
+    place = torch.arange(x.shape[dim], device=x.device).view(-1, *(1,) * (-1 - dim))
     return torch.where(place > 0, before, 0.0) + torch.where(place < x.shape[dim] - 1, after, 0.0)

@@ -15,6 +15,8 @@ from pgtheory.mdp import FiniteMDP
 
 ROOT = Path(__file__).parents[1]
 F64 = torch.float64
+HAS_NUMBA = importlib.util.find_spec("numba") is not None
+needs_numba = pytest.mark.skipif(not HAS_NUMBA, reason="needs the extra fast")
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -47,7 +49,7 @@ def take_path(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if path == "plain":
         monkeypatch.setenv("PGTHEORY_FAST", "0")
         return
-    if not _compiled.is_installed():
+    if not HAS_NUMBA:
         pytest.skip("needs the extra fast")
     monkeypatch.setattr(_compiled, "LEAST", 0)
     from pgtheory import _kernels

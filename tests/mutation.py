@@ -150,13 +150,18 @@ class _Order:
 class _Record:
     """Which functions of the package each test calls, by file and name, and how long it takes.
 
-    What the import of a file calls, or the setup of a test, is shared by tests: it counts for all of the file.
+    What the import of a file calls, or the setup of a test, is shared by tests: it counts for all of the file. What
+    the processes call that a test forks is not seen; that it forks is.
     """
 
     def __init__(self, path: str) -> None:
-        self._path = path
-        self.tests: dict[str, tuple[float, list[Any]]] = {}
+        self._path, self._n_forks = path, 0
+        self.tests: dict[str, tuple[float, bool, list[Any]]] = {}
         self.shared: dict[str, set[Any]] = {}
+        os.register_at_fork(after_in_parent=self._count_fork)
+
+    def _count_fork(self) -> None:
+        self._n_forks += 1
 
     @contextlib.contextmanager
     def _traced(self) -> Iterator[set[Any]]:
@@ -190,10 +195,10 @@ class _Record:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: Any) -> Any:
-        start = time.process_time()
+        start, n_forks = time.process_time(), self._n_forks
         with self._traced() as called:
             yield
-        self.tests[item.nodeid] = (round(time.process_time() - start, 3), sorted(called))
+        self.tests[item.nodeid] = (round(time.process_time() - start, 3), self._n_forks > n_forks, sorted(called))
 
     def pytest_sessionfinish(self) -> None:
         shared = {file: sorted(called) for file, called in self.shared.items()}

@@ -122,6 +122,7 @@ def test_a_beam_starts_where_it_is_told_and_follows_a_loop_to_the_horizon() -> N
     found, _ = beam_search(loop, row([[0.75, 0.25], [0, 0]]), 2, horizon=6)
     assert sequences_of(found) == [(1,), (0, 0, 0, 0, 0, 0)]  # 1/4 and (3/4)^6, about 0.18
     assert found.rewards.tolist() == [[0.0] * 6, [1.0] * 6]
+    assert sequences_of(beam_search(loop, row([[0.75, 0.25], [0, 0]]), 1, horizon=100)[0]) == [(0,) * 100]
 
 
 def test_the_log_probability_of_a_kept_sequence_has_its_score_as_gradient() -> None:

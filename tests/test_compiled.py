@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import needs_numba
 from torch.autograd import forward_ad
 
 from pgtheory import _compiled
 
-needs_numba = pytest.mark.skipif(not _compiled._has_numba(), reason="needs the extra fast")
 LARGE = torch.zeros(_compiled.LEAST)
 
 
@@ -73,8 +73,12 @@ def test_without_the_extra_or_against_the_wish_nothing_is_compiled(monkeypatch: 
     assert not _compiled.is_installed()
     assert not _compiled.takes_over(LARGE)
     monkeypatch.delenv("PGTHEORY_FAST")
-    monkeypatch.setattr(_compiled, "_has_numba", lambda: False)
-    assert not _compiled.takes_over(LARGE)
+    monkeypatch.setitem(sys.modules, "numba", None)  # as if it were not there
+    _compiled._has_numba.cache_clear()
+    try:
+        assert not _compiled.takes_over(LARGE)
+    finally:
+        _compiled._has_numba.cache_clear()
 
 
 def test_a_numba_that_cannot_be_imported_is_told_of_once_and_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +129,14 @@ def test_many_callers_share_the_threads() -> None:
     for caller in callers:
         caller.join()
     assert all(table.tolist() == list(range(1, 51)) for table in tables)
+
+
+def test_the_threads_are_kept(threads: int) -> None:
+    _compiled.over_rows(add_row_number, 4, np.zeros(4))
+    before = threading.active_count()
+    for _ in range(5):
+        _compiled.over_rows(add_row_number, 4, np.zeros(4))
+    assert threading.active_count() == before
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

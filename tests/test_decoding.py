@@ -8,7 +8,7 @@ from fractions import Fraction
 import chance
 import pytest
 import torch
-from helpers import F64, assert_same_up_to_rounding, seeded
+from helpers import F64, assert_same_up_to_rounding, needs_numba, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -42,9 +42,6 @@ distinct_logits = st.lists(st.integers(-40, 40), min_size=1, max_size=12, unique
 )
 tied_logits = st.lists(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), min_size=1, max_size=12)
 masses = st.floats(0.01, 1.0)
-
-
-needs_numba = pytest.mark.skipif(not _compiled._has_numba(), reason="needs the extra fast")
 
 
 def take(route: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +160,11 @@ def test_a_temperature_that_would_overflow_gives_the_limit(dtype: torch.dtype) -
     logits = torch.tensor([[64.0, 48.0, -INF], [-64.0, -48.0, 1.0]], dtype=dtype)
     sharp = temperature(logits, torch.finfo(dtype).tiny * 2).softmax(-1)
     assert sharp.tolist() == [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+
+
+def test_a_temperature_at_which_all_logits_would_overflow_tells_them_apart() -> None:
+    logits = torch.tensor([-3.0e38, -2.9e38, -3.0e38])
+    assert temperature(logits, 0.5).softmax(-1).tolist() == [0.0, 1.0, 0.0]
 
 
 # --- top-k
@@ -496,6 +498,17 @@ def test_decode_after_top_k_at_a_temperature_that_overflows_is_the_composition(d
     assert set(drawn.tolist()) == {0, 3}
 
 
+@pytest.mark.usefixtures("compiled_or_not")
+def test_decode_after_top_k_where_only_the_rounded_temperature_overflows_is_the_composition() -> None:
+    largest = torch.finfo(torch.float32).max
+    # Float32 holds τ less by so much that x/τ, which is the largest number, is beyond it.
+    taus = (0.5 + k / 1e4 for k in range(4000))
+    tau = next(tau for tau in taus if (torch.tensor([tau * largest]) / torch.tensor([tau])).isinf())
+    logits = torch.full((4, 8), -math.inf)
+    logits[:, :3] = torch.tensor([tau * largest, tau * largest / 2, 0.0])
+    assert decode(logits, temperature=tau, top_k=2, generator=seeded()).tolist() == [0] * 4
+
+
 # --- min-p
 
 
@@ -807,6 +820,7 @@ BAD = [
     ("top_p = 0", lambda: decoding_distribution(row(GOOD), top_p=0), ValueError, r"top_p must be in \(0, 1\], not 0.0"),
     ("logits of NaN for all steps", lambda: decoding_logits(row([0, math.nan])), ValueError, r"logits is NaN at \[1\]"),
     ("negative probability", lambda: decoded_policy(row([[1.5, -0.5]])), ValueError, r"policy is negative at \[0, 1\]"),
+    ("no actions", lambda: decoded_policy(torch.zeros(2, 3, 0)), ValueError, r"policy has shape \[2, 3, 0\]"),
     (
         "no distribution",
         lambda: decoded_policy(row([[1, 0], [0, 0], [0.5, 0.75]])),

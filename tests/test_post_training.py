@@ -168,8 +168,11 @@ def test_one_update_is_the_formula_of_the_loss_token_by_token(loss: str, case: s
     old = detached(plain_log_probs(other, completions, temperature))
     ref = detached(plain_log_probs(reference, completions, temperature))
 
+    last: list[Any] = []
+
     def value() -> Tensor:
         new = plain_log_probs(other, completions, temperature)
+        last[:] = detached(new)
         return plain_loss(loss, new, old, ref, score(completions), clip=clip, kl_weight=kl_weight)
 
     gradients = plain_adamw(other, value, epochs, 0.02, decay, largest)
@@ -179,6 +182,14 @@ def test_one_update_is_the_formula_of_the_loss_token_by_token(loss: str, case: s
             torch.testing.assert_close(p.grad, gradient, rtol=1e-6, atol=1e-12)
     norm = math.sqrt(sum(float((g * g).sum()) for g in gradients))
     assert record.gradient_norm == pytest.approx(norm, rel=1e-6)
+    ratios = [
+        math.exp(float(x) - float(y))
+        for group, old_group in zip(last, old, strict=True)
+        for tokens, old_tokens in zip(group, old_group, strict=True)
+        for x, y in zip(tokens, old_tokens, strict=True)
+    ]
+    outside = [ratio < 1 - clip[0] or ratio > 1 + clip[1] for ratio in ratios]
+    assert record.clipped == pytest.approx(statistics.mean(outside), rel=1e-6)
     assert (record.clipped == 0.0) if plain else (0.0 < record.clipped < 1.0)
 
 
@@ -284,6 +295,11 @@ def test_a_record_tells_what_was_drawn(drawn: list[Completions]) -> None:
 
 def test_without_a_reference_there_is_no_divergence() -> None:
     assert math.isnan(run(tiny())[0].kl)
+
+
+def test_a_ratio_at_the_end_of_the_clip_range_is_inside() -> None:
+    # In the first epoch every ratio is 1.
+    assert run(tiny(), clip=0.0)[0].clipped == 0.0
 
 
 def test_post_training_raises_the_reward() -> None:
@@ -630,8 +646,12 @@ def test_a_function_that_fails_on_the_batch_alone_is_shown_with_its_first_comple
             raise MemoryError("too many at once")
         return [0.0]
 
-    with pytest.raises(RewardError, match="the function failed, MemoryError: too many at once"):
-        run(tiny(), reward=reward, decode=letters)
+    with pytest.raises(RewardError, match="the function failed, MemoryError: too many at once") as stopped:
+        run(tiny(), reward=reward, decode=lambda tokens: letters(tokens) + "." * 300)
+    drawn: list[str] = []
+    run(tiny(), reward=lambda p, c: (drawn.extend(c), [0.0] * len(c))[1], decode=letters)
+    assert stopped.value.completion == drawn[0] + "." * 300
+    assert f"the completion {stopped.value.completion[:200] + '…'!r} of the prompt" in str(stopped.value)
 
 
 def test_rewards_may_be_integers_flags_arrays_and_scalars() -> None:
@@ -640,12 +660,23 @@ def test_rewards_may_be_integers_flags_arrays_and_scalars() -> None:
         assert str(run(tiny(), reward=reward)) == str(expected)
     scalars = run(tiny(), reward=lambda p, c: [torch.tensor(float(len(x) > 2)) for x in c], decode=letters)
     assert scalars[0].reward == expected[0].reward
+    with pytest.raises(RewardError, match=r"it is tensor\(\[\]\), not a number"):
+        run(tiny(), reward=lambda p, c: [torch.tensor([])] * len(c), decode=letters)
 
 
 # --- progress
 
 
-class Terminal(io.StringIO):
+class Stream(io.StringIO):
+    """Counts the lines that somebody sees at once."""
+
+    n_flushed = 0
+
+    def flush(self) -> None:
+        self.n_flushed += 1
+
+
+class Terminal(Stream):
     def isatty(self) -> bool:
         return True
 
@@ -653,19 +684,26 @@ class Terminal(io.StringIO):
 def test_progress_is_a_line_in_a_terminal_lines_elsewhere_and_silent_by_default_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def written(stream: io.StringIO, progress: bool | None) -> str:
+    def written(stream: Stream, progress: bool | None, **options: Any) -> str:
         monkeypatch.setattr(sys, "stderr", stream)
-        run(tiny(), steps=2, progress=progress)
+        run(tiny(), progress=progress, **{"steps": 2, **options})
         return stream.getvalue()
 
-    assert written(io.StringIO(), None) == written(Terminal(), False) == ""
-    lines = written(io.StringIO(), True).splitlines()
+    monkeypatch.setenv("COLUMNS", "40")
+    assert written(Stream(), None) == written(Terminal(), False) == ""
+    elsewhere, terminal = Stream(), Terminal()
+    lines = written(elsewhere, True).splitlines()
     assert [line[:9] for line in lines] == ["step 1/2 ", "step 2/2 "]
     assert all(word in lines[0] for word in ("reward", "kl nan", "entropy", "length"))
-    in_place = written(Terminal(), None)
-    assert in_place.count("\r") == 2
+    in_place = written(terminal, None)
     assert in_place.endswith("\n")
     assert in_place.count("\n") == 1
+    # One column stays free: a full line would wrap.
+    assert [len(line) for line in in_place[:-1].split("\r")] == [0, 39, 39]
+    assert elsewhere.n_flushed >= 2
+    assert terminal.n_flushed >= 2
+    short = {"size": 1, "loss": "reinforce", "prompts_per_step": 1, "max_tokens": 1}
+    assert written(Terminal(), None, **(short | {"steps": 300})).count("\n") == 1
 
 
 # --- bad arguments

@@ -152,14 +152,25 @@ def test_a_resumed_run_of_several_ranks_is_the_uninterrupted_one(tmp_path: Path)
         assert all(torch.equal(p, q) for p, q in zip(found[rank][1], expected[0][1], strict=True))
 
 
-def test_each_rank_draws_its_own(tmp_path: Path) -> None:
+def test_each_rank_draws_its_own_and_the_first_writes_the_file(tmp_path: Path) -> None:
     def drawn(rank: int) -> Any:
         seen = []
-        run(tiny(), prompts=PROMPTS[:1] * 2, reward=lambda c: (seen.append(c.tokens), score(c))[1])
+        reward = lambda c: (seen.append(c.tokens), score(c))[1]  # noqa: E731
+        run(tiny(), prompts=PROMPTS[:1] * 2, reward=reward, checkpoint=tmp_path / f"file of {rank}")
         return seen[0]
 
     first, second = in_ranks(2, drawn, tmp_path / "drawn")
     assert not torch.equal(first, second)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["drawn", "file of 0"]
+
+
+def test_a_rank_may_be_left_without_prompts_where_groups_are_single_completions(tmp_path: Path) -> None:
+    def rewards(rank: int) -> Any:
+        return run(tiny(), prompts=PROMPTS[:2], prompts_per_step=2, size=1, loss="reinforce")[0].reward
+
+    found = in_ranks(3, rewards, tmp_path / "ranks")
+    assert len({*found}) == 1
+    assert isinstance(found[0], float)
 
 
 def test_ranks_with_different_arguments_all_stop(tmp_path: Path) -> None:

@@ -7,10 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from helpers import F64, PATHS, randn, seeded, take_path
+from helpers import F64, PATHS, needs_numba, randn, seeded, take_path
 from torch import Tensor
 
-from pgtheory import _compiled
 from pgtheory.checking import check_log_probs
 from pgtheory.token_log_probs import projected_token_log_probs, token_log_probs
 
@@ -130,7 +129,7 @@ def test_a_slope_that_is_no_number_stays_in_its_row(dtype: torch.dtype) -> None:
     assert gradient[2].isnan().nonzero().tolist() == [[2]]  # -∞ (1 - π)
 
 
-@pytest.mark.skipif(not _compiled._has_numba(), reason="needs the extra fast")
+@needs_numba
 def test_the_series_of_single_precision_is_the_exponential() -> None:
     from pgtheory._kernels import _single_weights
 

@@ -9,11 +9,11 @@ import chance
 import numpy as np
 import pytest
 import torch
-from helpers import assert_same_up_to_rounding, seeded
+from helpers import assert_same_up_to_rounding, needs_numba, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgtheory import _compiled, gallery, trajectories
+from pgtheory import gallery, trajectories
 from pgtheory.mdp import FiniteMDP, equiprobable_policy
 from pgtheory.trajectories import (
     Trajectories,
@@ -23,7 +23,6 @@ from pgtheory.trajectories import (
     trajectory_probabilities,
 )
 
-needs_numba = pytest.mark.skipif(not _compiled._has_numba(), reason="needs the extra fast")
 PATHS = ["plain", pytest.param("compiled", marks=needs_numba)]
 
 

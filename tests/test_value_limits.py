@@ -96,6 +96,17 @@ class TestLimits:
         np.testing.assert_allclose(factors.solve(b, transpose=False), np.linalg.solve(A, b), rtol=1e-9, atol=1e-11)
         np.testing.assert_allclose(factors.solve(b, transpose=True), np.linalg.solve(A.T, b), rtol=1e-9, atol=1e-11)
 
+    def test_elimination_keeps_what_many_entries_pass_through_for_the_end(self) -> None:
+        # Hubs that lead to 20 leaves each, and back: a hub before one of its leaves would join the leaves.
+        hub = torch.arange(300).repeat_interleave(20)
+        leaf = torch.arange(300, 300 + len(hub))
+        tail, head = torch.cat([hub, leaf]), torch.cat([leaf, hub])
+        weight = torch.cat([torch.full((len(hub),), 0.9 / 20), torch.full((len(hub),), 0.9)]).double()
+        factors = eliminate(tail, head, weight, torch.full((300 + len(hub),), 0.1, dtype=torch.float64), fill=1.0)
+        assert factors is not None
+        assert sum(len(done.into.tail) for done in factors.rounds) == sum(len(done.states) for done in factors.rounds)
+        assert factors.rest.tolist() == list(range(300))
+
     def test_elimination_gives_up_where_the_entries_become_too_many(self) -> None:
         mdp = gallery.garnet(3000, 1, 8, seed=3)
         o = mdp.outcomes
