@@ -41,7 +41,7 @@ def jit(function: Callable[..., Any], *, fused: bool = False, reordered: bool = 
 
 BLOCK = 1024
 LEAST_PIECE = 1024
-LEAST_PART = 2**16  # a smaller part is done before another thread has begun
+LEAST_PART = 2**17  # a smaller part is done before another thread has begun
 
 
 def over_time(
