@@ -5,6 +5,9 @@ are kept in _build/mutants, one file a module: a mutant that was killed is not r
 in stays as it is; one that survived is, when the tests have changed. The counts of the last run of each module go to
 tests/mutation_scores.toml, which a page of the book shows. No source is written anywhere.
 
+Survivors get better tests, so that the score of a sample says little of the rest. `--more 50` runs as many mutants that
+are behind the sample, and keeps how many of those were killed by tests that had not seen them.
+
 Mutants of signatures, annotations and docstrings, which no number depends on, are left out. Those that are the same
 function are listed with the reason in tests/equivalent.toml.
 """
@@ -74,6 +77,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "trajectories": ("trajectories", "samplers"),
     "value_functions": ("value_functions", "value_limits", "monte_carlo", "properties"),
 }
+SCORES = ROOT / "tests" / "mutation_scores.toml"
 LEAST = 0.95  # of the mutants that were run and are not equivalent
 
 
@@ -200,7 +204,7 @@ def files_of(module: str) -> list[Path]:
     return [ROOT / "tests" / f"test_{stem}.py" for stem in TESTS[module]]
 
 
-def run(module: str, sample: int | None, until: float, servers: "Pool") -> Counter[str]:
+def run(module: str, which: slice, until: float, servers: "Pool") -> Counter[str]:
     """Run what was not run yet, keep the verdicts, and count them."""
     store = ROOT / "_build" / "mutants" / f"{module}.json"
     store.parent.mkdir(parents=True, exist_ok=True)
@@ -231,7 +235,7 @@ def run(module: str, sample: int | None, until: float, servers: "Pool") -> Count
         survivors[mutant.key] = f"{module}:{mutant.line}: {mutant.before}  →  {mutant.after}"
         return "survived"
 
-    counts = Counter(servers.executor.map(judge, everything[:sample]))
+    counts = Counter(servers.executor.map(judge, everything[which]))
     print(*sorted(survivors.values()), sep="\n", flush=True)
     return counts + Counter(all=len(everything))
 
@@ -253,29 +257,35 @@ class Pool:
             return True
 
 
-def keep(module: str, counts: Counter[str]) -> None:
-    """Write the counts of a module into the record that the book shows."""
-    path = ROOT / "tests" / "mutation_scores.toml"
-    rows = tomllib.loads(path.read_text(encoding="utf-8"))
-    rows[module] = {
-        "places": counts["all"],
-        "run": counts["killed"] + counts["survived"],
-        "killed": counts["killed"],
-        "equivalent": counts["equivalent"],
-    }
+def scores() -> dict[str, dict[str, int]]:
+    """The record that the book shows."""
+    found: dict[str, dict[str, int]] = tomllib.loads(SCORES.read_text(encoding="utf-8"))
+    return found
+
+
+def keep(module: str, counts: Counter[str], which: slice) -> None:
+    """Write the counts of a module into the record: of the first places, or of some that were not tried before."""
+    rows, tried = scores(), counts["killed"] + counts["survived"]
+    row = rows.setdefault(module, {})
+    if which.start:
+        row |= {"new": tried, "new_killed": counts["killed"]}
+    else:
+        row |= {"places": counts["all"], "drawn": min(which.stop or counts["all"], counts["all"])}
+        row |= {"run": tried, "killed": counts["killed"], "equivalent": counts["equivalent"]}
     head = "# Written by `make mutants`: of each module, how many changes there are, were run, and were noticed.\n"
     tables = (
         f'\n["{name}"]\n' + "".join(f"{key} = {n}\n" for key, n in row.items())
         for name, row in sorted(rows.items())
         if name in TESTS
     )
-    path.write_text(head + "".join(tables), encoding="utf-8")
+    SCORES.write_text(head + "".join(tables), encoding="utf-8")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", metavar="module", help="such as groups or training._ppo; all by default")
     parser.add_argument("--sample", type=int, help="so many mutants of each module, drawn at random, always the same")
+    parser.add_argument("--more", type=int, help="so many others, behind those that the record is of")
     parser.add_argument("--minutes", type=float, default=1e6, help="begin no further mutant after so many minutes")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
@@ -291,10 +301,12 @@ def main() -> int:
     total: Counter[str] = Counter()
     rows = ["| module | places | run | killed | survived | equivalent |", "|---|---|---|---|---|---|"]
     for module in arguments.modules or TESTS:
-        n = run(module, arguments.sample, until, servers)
+        drawn = scores()[module]["drawn"] if arguments.more else 0
+        which = slice(drawn, drawn + arguments.more if arguments.more else arguments.sample)
+        n = run(module, which, until, servers)
         total += n
-        if not n["left"]:
-            keep(module, n)
+        if not n["left"] and n["killed"] + n["survived"] > 0:
+            keep(module, n, which)
         tried = n["killed"] + n["survived"]
         rows.append(f"| {module} | {n['all']} | {tried} | {n['killed']} | {n['survived']} | {n['equivalent']} |")
     score = total["killed"] / max(1, total["killed"] + total["survived"])

@@ -66,5 +66,7 @@ def test_the_record_of_mutants_is_of_modules_that_exist_and_adds_up() -> None:
     rows = tomllib.loads((ROOT / "tests" / "mutation_scores.toml").read_text(encoding="utf-8"))
     for module, n in rows.items():
         assert path_of(module).exists()
-        assert 0 <= n["killed"] <= n["run"] <= n["places"] - n["equivalent"]
+        assert 0 <= n["killed"] <= n["run"] <= n["drawn"] - n["equivalent"]
+        assert n["drawn"] <= n["places"]
+        assert 0 <= n.get("new_killed", 0) <= n.get("new", 0) <= n["places"] - n["drawn"]
         assert n["killed"] >= 0.95 * n["run"], f"{module}: the tests are to notice more"

@@ -13,6 +13,7 @@ from helpers import numpy_system, random_policy, seeded
 
 from pgtheory import gallery
 from pgtheory._elimination import eliminate
+from pgtheory._krylov import gmres
 from pgtheory.mdp import FiniteMDP, equiprobable_policy
 from pgtheory.trajectories import sample_trajectories
 from pgtheory.value_functions import (
@@ -106,6 +107,10 @@ class TestLimits:
         assert factors is not None
         assert sum(len(done.into.tail) for done in factors.rounds) == sum(len(done.states) for done in factors.rounds)
         assert factors.rest.tolist() == list(range(300))
+
+    def test_gmres_stops_where_the_krylov_space_ends(self) -> None:
+        b = torch.tensor([3.0, 4.0], dtype=torch.float64)  # of (0.6, 0.8) is nothing lost to rounding
+        assert gmres(lambda x: 2.0 * x, b, torch.zeros_like(b), 1e-15).tolist() == [1.5, 2.0]
 
     def test_elimination_gives_up_where_the_entries_become_too_many(self) -> None:
         mdp = gallery.garnet(3000, 1, 8, seed=3)

@@ -188,10 +188,15 @@ def score_table() -> list[str]:
     """How many of the small changes of each module the tests noticed."""
     rows = [
         f"| `{name}` | {n['places']} | {n['run']} | {n['killed']} | {n['equivalent']} "
-        f"| {n['killed'] / max(1, n['run']):.0%} |"
+        f"| {n['killed'] / max(1, n['run']):.0%} | {_of_new(n)} |"
         for name, n in scores().items()
     ]
-    return table("| module | places | tried | noticed | the same function | score |", rows)
+    return table("| module | places | tried | noticed | the same function | score | drawn anew |", rows)
+
+
+def _of_new(n: dict[str, int]) -> str:
+    """Of changes that were not tried before, how many the tests noticed as they were."""
+    return f"{n['new_killed']} of {n['new']}" if "new" in n else "–"
 
 
 @cache
@@ -220,7 +225,8 @@ def numbers() -> dict[str, str]:
     """The numbers in the text of the page."""
     computed = [claim for claim in claims() if claim.kind == "equation"]
     theorems = [claim for claim in claims() if claim.kind != "equation"]
-    run, killed = (sum(n[key] for n in scores().values()) for key in ("run", "killed"))
+    keys = "run", "killed", "new", "new_killed"
+    run, killed, new, new_killed = (sum(n.get(key, 0) for n in scores().values()) for key in keys)
     tests = len(chance().statistical())
     return {
         "computed": str(len(computed)),
@@ -232,6 +238,8 @@ def numbers() -> dict[str, str]:
         "changes": f"{run:,}",
         "noticed": f"{killed:,}",
         "score": f"{killed / max(1, run):.1%}",
+        "new_changes": f"{new:,}",
+        "new_score": f"{new_killed / max(1, new):.0%}",
         "statistical": str(tests),
         "alarms": f"one seed in {round(1 / (tests * chance().SHARE) / 1e6):,} million",
     }

@@ -54,7 +54,7 @@ def readings(roles: frozenset[str]) -> list[Reading]:
     return [
         Reading(", values [T+1]", longer, notes=notes),
         Reading(", values of the next states", aligned, notes=notes, rare=True),
-        Reading(f", values [T], {_CLOSED}", of, frozenset([_CLOSED]), notes, doubt=lambda defaults: True),
+        Reading(f", values [T], {_CLOSED}", of, frozenset([_CLOSED]), notes, doubt=lambda defaults, known: not known),
     ]
 
 

@@ -459,7 +459,8 @@ class Reading(NamedTuple):
         plain: the arguments that are given as they are, whatever the layout.
         anyway: whether it is tried although the function has answered in a reading before it.
         doubt: of a reading that has to be declared by `layout=`, whether it may be meant, from the defaults of the
-            arguments: then a function whose mistake is unknown gets no verdict if it is right in this reading.
+            arguments and from whether the mistake without it is known: then a function that is right in this reading,
+            and wrong without, gets no verdict.
     """
 
     text: str = ""
@@ -470,7 +471,7 @@ class Reading(NamedTuple):
     anyway: bool = False
     layouts: tuple[str, ...] = ()
     plain: frozenset[str] = frozenset()
-    doubt: Callable[[Mapping[str, Any]], bool] | None = None
+    doubt: Callable[[Mapping[str, Any], bool], bool] | None = None
 
     @property
     def declared(self) -> str:

@@ -473,19 +473,22 @@ def _concluded(
 
 
 def _if_sure(check: Check, function: Callable[..., Any], binding: Binding, report: Report) -> Report:
-    """The report, without a verdict if its mistake is unknown and there is none in a reading that is to be declared."""
-    if report.mistakes or report.abstains:
+    """The report, without a verdict if the function is right in a reading that may be meant and is to be declared."""
+    if report.abstains:
         return report
     defaults = {binding.shown.get(p.name, ""): p.default for p in _parameters(function) if p.default is not p.empty}
     for reading in check.readings(binding.roles):
-        if reading.doubt and reading.doubt(defaults):
+        if reading.doubt and reading.doubt(defaults, bool(report.mistakes)):
             search = _searched(check, function, binding, reading.declared)
             if search.reports and search.reports[-1][1].ok:
-                why = (
-                    f"it is right as {reading.declared}: declare layout={reading.declared!r} if this is what it is for"
-                )
-                return replace(report, abstains=why, remarks=(), counterexample=None, details={})
+                why = f"it is right as {reading.declared}{_otherwise(report)}: "
+                why += f"declare layout={reading.declared!r} if this is what it is for"
+                return replace(report, abstains=why, mistakes=(), remarks=(), counterexample=None, details={})
     return report
+
+
+def _otherwise(report: Report) -> str:
+    return f", and otherwise wrong ({report.diagnosis})" if report.diagnosis else ""
 
 
 def _named(report: Report) -> str:

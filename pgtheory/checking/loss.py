@@ -110,10 +110,10 @@ def bounds_themselves(roles: frozenset[str], reading: Reading) -> list[Reading]:
     return [reading._replace(text=f"{reading.text}, bounds 1 - ε and 1 + ε", of=of, doubt=_may_be_bounds)]
 
 
-def _may_be_bounds(defaults: Mapping[str, Any]) -> bool:
-    """Whether no default says that a bound is a distance from 1."""
+def _may_be_bounds(defaults: Mapping[str, Any], known: bool) -> bool:
+    """Whether no default says that a bound is a distance from 1, and no known mistake explains the answers."""
     given = [defaults[role] for role in ("clip_low", "clip_high") if _is_number(defaults.get(role))]
-    return all(bound > 0.5 for bound in given)
+    return not known and all(bound > 0.5 for bound in given)
 
 
 def _is_number(x: Any) -> bool:

@@ -685,3 +685,18 @@ def test_at_0_a_function_may_refuse_and_may_not_return_another_number(name: str)
     assert wrong.verdict == "wrong"
     assert wrong.counterexample is not None
     assert wrong.counterexample.inputs[name] == 0.0
+
+
+def test_dones_beside_truncations_are_ends_unless_it_is_declared() -> None:
+    def terminations(rewards, values, next_values, dones, truncated, gamma, lam):  # type: ignore[no-untyped-def]
+        return in_place(rewards, values, next_values, gamma, lam, dones, truncated)
+
+    meaning = "dones are terminations alone"
+    report = check_advantages(terminations)
+    assert not report.ok
+    assert report.abstains == (
+        f"it is right as {meaning}, and otherwise wrong (a truncation is treated as a termination): "
+        f"declare layout={meaning!r} if this is what it is for"
+    )
+    assert check_advantages(terminations, layout=meaning).ok
+    assert check_advantages(dones_hold_time_limits, layout=meaning).diagnosis

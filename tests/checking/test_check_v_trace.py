@@ -233,7 +233,10 @@ def test_dones_beside_truncations_are_ends_or_terminations():
         return with_truncations(rewards, values, next_values, dones | truncated, dones, log_rhos, gamma)
 
     assert check_v_trace(ends).form == "torch [T]"
-    assert check_v_trace(terminations).form == "torch [T], dones are terminations alone"
+    meaning = "dones are terminations alone"
+    assert f"declare layout='{meaning}'" in check_v_trace(terminations).abstains
+    assert check_v_trace(terminations, layout=meaning).ok
+    assert not check_v_trace(ends, layout=meaning).abstains
 
 
 def test_without_the_value_of_each_next_state_truncations_are_not_tried():

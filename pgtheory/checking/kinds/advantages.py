@@ -139,7 +139,8 @@ def _reading(
     text += ", flags [T+1]" if long else ""
     text += ", the last value with an axis more" if wide else ""
     facts = frozenset([f"tail {tail}", *["either"] * either, *["rewarded"] * rewarded])
-    return Reading(text, of, facts, tuple(_untested(roles | facts, tail, rewarded)), rare=wide or long)
+    doubt = None if either else lambda defaults, known: True
+    return Reading(text, of, facts, tuple(_untested(roles | facts, tail, rewarded)), rare=wide or long, doubt=doubt)
 
 
 def _entering(ends: Tensor, long: bool) -> Tensor:

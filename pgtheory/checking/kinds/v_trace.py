@@ -361,13 +361,17 @@ def _is_told(facts: frozenset[str]) -> bool:
 
 
 def _readings(roles: frozenset[str]) -> list[Reading]:
-    """As for other returns; beside truncations, `dones` may be all ends of episodes, or terminations alone."""
+    """As for other returns; beside truncations, `dones` are all ends of episodes, or terminations if it is declared."""
     notes = (_NOT_TRIED,) if _is_told(roles) and "next_values" not in roles else ()
     found = [reading._replace(notes=(*reading.notes, *notes)) for reading in readings(roles)]
     if not {"dones", "truncated"} <= roles or "terminated" in roles:
         return found
     text, alone = ", dones are terminations alone", {"dones": lambda x: x.terminated}
-    return [*found, *(r._replace(text=r.text + text, of={**r.of, **alone}, anyway=True) for r in found)]
+    return [*found, *(r._replace(text=r.text + text, of={**r.of, **alone}, doubt=_may_be_meant) for r in found)]
+
+
+def _may_be_meant(defaults: Mapping[str, Any], known: bool) -> bool:
+    return True
 
 
 _NOT_TRIED = "a truncation inside a row was not tried: there is no argument for the value of each next state"
