@@ -234,8 +234,8 @@ class Run(Resumable):
         numbers = torch.zeros(0, self.settings.size, self.settings.max_tokens, dtype=dtype)
         tokens, flags = numbers.long(), numbers.bool()
         prompts = tokens[:, 0]
-        completions = Completions(prompts, prompts.bool(), tokens, flags, numbers, flags[..., 0], flags[..., 0])
-        return _Drawn(completions, numbers[..., 0], numbers, [])
+        completions = Completions(prompts, prompts.bool(), tokens, flags, numbers, flags.any(-1), flags.any(-1))
+        return _Drawn(completions, numbers.sum(-1), numbers, [])
 
     def _log_probs(self, completions: Completions) -> Tensor:
         """What the model as it is now gives to the tokens, on the CPU."""

@@ -249,7 +249,10 @@ def test_a_token_that_decoding_has_come_to_leave_out_has_no_gradient(
         torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-9)
 
 
-def test_a_loss_of_ones_own_gets_all_groups_and_its_gradient_is_followed(drawn: list[Completions]) -> None:
+@pytest.mark.parametrize("kl_weight", [0.0, 0.3])
+def test_a_loss_of_ones_own_gets_all_groups_and_its_gradient_is_followed(
+    kl_weight: float, drawn: list[Completions]
+) -> None:
     shapes = []
 
     def mine(log_probs: Tensor, old_log_probs: Tensor, rewards: Tensor, /, *, mask: Tensor) -> Tensor:
@@ -257,8 +260,8 @@ def test_a_loss_of_ones_own_gets_all_groups_and_its_gradient_is_followed(drawn: 
         return -(torch.where(mask, log_probs, 0.0).sum(-1) * rewards).sum() / 12
 
     model, other = tiny(), tiny()
-    run(model, loss=mine, micro_batch=5)
-    run(other, loss="reinforce")
+    run(model, loss=mine, micro_batch=5, kl_weight=kl_weight, reference=tiny(1))
+    run(other, loss="reinforce", kl_weight=kl_weight, reference=tiny(1))
     assert shapes == [[[3, 4, T], [3, 4, T], [3, 4], [3, 4, T]]]
     for p, q in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-12)
