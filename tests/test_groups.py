@@ -408,6 +408,8 @@ BAD: list[tuple[str, Callable[[], object], type[Exception], str]] = [
         "size must be at least 1",
     ),  # type: ignore[arg-type]
     ("lengths", lambda: two_answer_lengths(0), ValueError, "length must be at least 1, not 0"),
+    ("lengths-room", lambda: two_answer_lengths(10**7 + 1), ValueError, "length must be at most 10,000,000"),
+    ("lengths-rewards", lambda: two_answer_lengths(3, rewards=(1, 1, 0, 0)), ValueError, "rewards has 4 entries"),
 ]
 
 

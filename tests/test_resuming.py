@@ -487,6 +487,42 @@ class Moody(gymnasium.Env[Any, int]):
         return self.rng.uniform(size=4).astype(np.float32), 1.0, False, False, {}
 
 
+class Dial(gymnasium.Env[Any, int]):
+    """It shows the last of many actions."""
+
+    observation_space = gymnasium.spaces.Box(0.0, 1000.0, (4,))
+    action_space: Any = gymnasium.spaces.Discrete(700)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.zeros(4, dtype=np.float32), {}
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return np.full(4, action, dtype=np.float32), float(action % 7), False, False, {}
+
+
+def test_environments_of_many_actions_are_brought_back(tmp_path: Path) -> None:
+    def build() -> PPOTrainer:
+        policy, critic = NeuralPolicy(4, 700, generator=generator()), NeuralPolicy(4, 1, generator=generator(1))
+        adam = torch.optim.Adam([*policy.parameters(), *critic.parameters()], lr=0.01)
+        return PPOTrainer(
+            policy,
+            critic,
+            SyncVectorEnv([Dial] * 2),
+            0.99,
+            n_steps=6,
+            n_epochs=1,
+            n_minibatches=2,
+            optimizer=adam,
+            generator=generator(1),
+        )
+
+    whole, first, second = build(), build(), build()
+    first.run(2)
+    second.load(file_of(first, tmp_path))
+    assert second.run(2) == whole.run(4)[2:]
+
+
 def test_environments_that_cannot_be_brought_back_begin_anew_with_a_warning(tmp_path: Path) -> None:
     trainer = by_ppo(SyncVectorEnv([Moody] * 2))
     trainer.run(2)

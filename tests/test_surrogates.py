@@ -428,6 +428,7 @@ BAD: list[tuple[str, Callable[[], object], type[Exception], str]] = [
     ),
     ("ppo-clip-triple", lambda: ppo_clip_loss(X, X, X, clip=(0.1, 0.2, 0.3)), ValueError, "clip has 3 entries"),  # type: ignore[arg-type]
     ("ppo-clip-text", lambda: ppo_clip_loss(X, X, X, clip="0.2"), TypeError, "clip must be a number, not str"),  # type: ignore[arg-type]
+    ("ppo-average-case", lambda: ppo_clip_loss(X, X, X, average="Steps"), ValueError, "average is 'Steps'"),  # type: ignore[arg-type]
     ("ppo-average", lambda: ppo_clip_loss(X, X, X, average="tokens"), ValueError, "average is 'tokens'"),  # type: ignore[arg-type]
     (
         "ppo-no-episode",
@@ -443,6 +444,7 @@ BAD: list[tuple[str, Callable[[], object], type[Exception], str]] = [
     ("ess-negative", lambda: effective_sample_size(X - 1), ValueError, r"weights is negative at \[0, 0\]"),
     ("ess-empty", lambda: effective_sample_size(X[:, :0]), ValueError, "there is no sample"),
     ("ess-nan", lambda: effective_sample_size(NAN), ValueError, "weights is nan"),
+    ("kl-kind-case", lambda: kl_estimate(X, X, kind="K1"), ValueError, "kind is 'K1'"),  # type: ignore[arg-type]
     ("kl-kind", lambda: kl_estimate(X, X, kind="k4"), ValueError, "kind is 'k4'"),  # type: ignore[arg-type]
     ("kl-ref-shape", lambda: kl_estimate(X, X[0]), ValueError, "ref_log_probs has shape"),
     ("kl-ref-nan", lambda: kl_estimate(X, NAN), ValueError, "ref_log_probs is nan"),

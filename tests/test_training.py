@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,41 @@ def test_the_generator_alone_decides_the_episodes() -> None:
     sample_episodes(envs, policy, horizon=60, generator=generator(2))
     again = sample_episodes(envs, policy, horizon=60, generator=generator(1))
     assert all(torch.equal(x, y) for x, y in zip(first[:6], again[:6], strict=True))
+
+
+class Panel(gymnasium.Env[Any, int]):
+    """Observations are matrices; the first environment ends after one step, the second after three."""
+
+    action_space: Any = gymnasium.spaces.Discrete(2)
+    observation_space = gymnasium.spaces.Box(-10.0, 10.0, (2, 3))
+
+    def __init__(self, length: int) -> None:
+        self.length, self.t = length, 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.t = 0
+        return self.observed(), {}
+
+    def observed(self) -> Any:
+        return np.full((2, 3), self.t, dtype=np.float32) + np.arange(6, dtype=np.float32).reshape(2, 3) / 8
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        return self.observed(), 1.0, self.t == self.length, False, {}
+
+
+class FlatPolicy(NeuralPolicy):
+    def preferences(self, states: Tensor, **options: Any) -> Tensor:
+        return super().preferences(states.flatten(-2), **options)
+
+
+def test_observations_may_be_matrices_and_stay_where_an_episode_has_ended() -> None:
+    envs = SyncVectorEnv([partial(Panel, 1), partial(Panel, 3)])
+    episodes = sample_episodes(envs, FlatPolicy(6, 2, generator=generator()), horizon=3, generator=generator(1))
+    assert episodes.states.shape == (2, 4, 2, 3)
+    assert (episodes.states[..., 0, 0]).tolist() == [[0, 1, 1, 1], [0, 1, 2, 3]]
+    assert (episodes.states[..., 1, 2]).tolist() == [[x + 5 / 8 for x in row] for row in [[0, 1, 1, 1], [0, 1, 2, 3]]]
 
 
 def test_the_last_state_of_cartpole_is_one_where_it_has_fallen() -> None:

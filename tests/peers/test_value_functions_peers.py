@@ -5,8 +5,7 @@ import pytest
 import torch
 from helpers import seeded
 
-from pgtheory import gallery
-from pgtheory import value_functions as vf
+from pgtheory import _linear, gallery
 from pgtheory.mdp import FiniteMDP
 from pgtheory.value_functions import (
     finite_horizon_optimal_values,
@@ -43,7 +42,7 @@ def discrete_dp(mdp: FiniteMDP, gamma: float) -> object:
 def test_values_of_a_deterministic_policy_are_quantecons(
     name: str, gamma: float, threshold: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vf, "DENSE_STATES", threshold)
+    monkeypatch.setattr(_linear, "DENSE_STATES", threshold)
     mdp = CONTINUING[name]
     noise = torch.randn(mdp.n_states, dtype=torch.float64, generator=seeded(0))
     policy = greedy_policy(mdp, noise, gamma)
