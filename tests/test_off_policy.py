@@ -106,7 +106,7 @@ def test_each_row_is_the_sum_over_all_ordered_groups_by_autograd(name: str, step
     h_old, h = two_policies(TREE, step)
     old, leaf, size = policy_of(TREE, h_old), h.clone().requires_grad_(), 2
     responses = responses_of(TREE, 2)
-    gradients, squares = torch.zeros_like(h), 0.0
+    gradients, squares, pulls, idle = torch.zeros_like(h), 0.0, 0.0, 0.0
     for group in itertools.product(responses, repeat=size):
         now = policy_of(TREE, leaf)
         at = [(torch.tensor([s for s, _, _ in r]), torch.tensor([a for _, a, _ in r])) for r in group]
@@ -116,9 +116,16 @@ def test_each_row_is_the_sum_over_all_ordered_groups_by_autograd(name: str, step
         (slope,) = torch.autograd.grad(loss, leaf)
         gradients -= probability * slope
         squares += probability * float(slope.square().sum())
+        if len(totals.unique()) > 1:
+            logs = [now[i].detach().log().requires_grad_() for i in at]
+            ratios = [log.exp() / old[i] for log, i in zip(logs, at, strict=True)]
+            for per_token in torch.autograd.grad(formula(name, ratios, logs, totals, 2), logs):
+                pulls += probability * len(per_token)
+                idle += probability * int((per_token == 0).sum())
     row = by_name(off_policy_ledger(TREE, h, old, horizon=2, size=size))[name]
     torch.testing.assert_close(row.mean, gradients, atol=1e-12, rtol=1e-10)
     assert row.variance == pytest.approx(squares - float(gradients.square().sum()), abs=1e-12)
+    assert row.idle == pytest.approx(idle / pulls, abs=1e-12)
     exact = exact_policy_gradient(TREE, h, 1.0)
     assert row.bias == pytest.approx(float((gradients - exact).norm()), abs=1e-12)
     assert row.length == pytest.approx(float(gradients.norm() / exact.norm()), abs=1e-9)

@@ -10,11 +10,10 @@ import torch
 from helpers import F64, seeded
 from torch import Tensor
 
-from pgtheory import gallery
+from pgtheory import gallery, policy_gradient
 from pgtheory._gradients import loss_slopes
 from pgtheory.mdp import FiniteMDP, equiprobable_policy
 from pgtheory.policy_gradient import (
-    BATCH_LIMIT,
     discounted_visitation,
     exact_parameter_gradient,
     exact_policy_gradient,
@@ -903,10 +902,13 @@ def test_bad_input_is_refused_by_name(call, error, message):
         call()
 
 
-def test_what_just_fits_is_not_refused():
+def test_the_steps_of_all_batches_are_at_most_so_many(monkeypatch):
     n = len(enumerate_trajectories(TOY, UNIFORM, horizon=2)[1])
-    assert n**3 * 3 * 2 < BATCH_LIMIT < n**5 * 5 * 2
+    monkeypatch.setattr(policy_gradient, "BATCH_LIMIT", n**3 * 3 * 2)
     assert expected(batch_size=3).isfinite().all()
+    monkeypatch.setattr(policy_gradient, "BATCH_LIMIT", n**3 * 3 * 2 - 1)
+    with pytest.raises(ValueError, match="make batch_size or horizon smaller"):
+        expected(batch_size=3)
 
 
 @pytest.mark.parametrize("batch_size", [10**6, 2**31, 10**5000], ids=["million", "2**31", "5001 digits"])

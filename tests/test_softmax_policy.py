@@ -355,6 +355,8 @@ def test_the_linear_score_is_the_features_less_their_mean() -> None:
         odds = [math.exp(x[s, b] @ theta) for b in keep]
         mean = sum(o / sum(odds) * x[s, b] for o, b in zip(odds, keep, strict=True))
         torch.testing.assert_close(found[s], x[s, a] - mean, rtol=0, atol=1e-14)
+    alone = linear_score(x[0], x[0] @ theta, actions)  # the features of one state, for each action that it may take
+    torch.testing.assert_close(alone, linear_score(x[:1].expand(3, 4, 2), (x[:1] @ theta).expand(3, 4), actions))
 
 
 @pytest.mark.equation("eq-preferences-linear")
@@ -767,6 +769,11 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         lambda: TabularPolicy.from_preferences(H[0]),
         ValueError,
         r"preferences has shape \[3\], expected \[S, A\]",
+    ),
+    "linear features of four axes": (
+        lambda: LinearPolicy(torch.zeros(2, 3, 4, 5)),
+        ValueError,
+        r"features has shape \[2, 3, 4, 5\], expected \[S, A",
     ),
     "linear features a matrix": (lambda: LinearPolicy(H), ValueError, r"features has shape \[2, 3\], expected \[S, A"),
     "linear features integers": (lambda: LinearPolicy(H.int()), TypeError, "features must hold floating-point"),
