@@ -162,6 +162,21 @@ def test_a_temperature_that_would_overflow_gives_the_limit(dtype: torch.dtype) -
     assert sharp.tolist() == [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_temperature_without_an_inverse_gives_the_limit_row_by_row(dtype: torch.dtype) -> None:
+    logits = torch.tensor([[3.0, 2.0, -INF], [-2.0, -1.0, -3.0]], dtype=dtype)
+    sharp = temperature(logits, 1 / torch.finfo(torch.float64).max)
+    assert sharp.tolist() == [[0.0, -INF, -INF], [-INF, 0.0, -INF]]
+
+
+@pytest.mark.usefixtures("route")
+def test_the_sum_of_many_masses_may_fall_short_by_its_rounding() -> None:
+    # Half of 2^15 equal tokens have the mass 1/2 exactly; a p that is larger by less than the sum's rounding is reached.
+    p = 0.5 * (1 + 2000 * torch.finfo(torch.float64).eps)
+    for logits in (torch.zeros(2**15, dtype=torch.float64), torch.zeros(2, 2**15, dtype=torch.float64)):
+        assert (top_p(logits, p).isfinite().sum(-1) == 2**14).all()
+
+
 def test_a_temperature_at_which_all_logits_would_overflow_tells_them_apart() -> None:
     logits = torch.tensor([-3.0e38, -2.9e38, -3.0e38])
     assert temperature(logits, 0.5).softmax(-1).tolist() == [0.0, 1.0, 0.0]
@@ -820,6 +835,12 @@ BAD = [
     ("top_p = 0", lambda: decoding_distribution(row(GOOD), top_p=0), ValueError, r"top_p must be in \(0, 1\], not 0.0"),
     ("logits of NaN for all steps", lambda: decoding_logits(row([0, math.nan])), ValueError, r"logits is NaN at \[1\]"),
     ("negative probability", lambda: decoded_policy(row([[1.5, -0.5]])), ValueError, r"policy is negative at \[0, 1\]"),
+    (
+        "uniforms for other rows",
+        lambda: inverse_cdf(torch.zeros(2, 3, 4), torch.zeros(5, dtype=torch.float64)),
+        ValueError,
+        r"uniforms has shape \[5\], expected \[2, 3\]",
+    ),
     ("no actions", lambda: decoded_policy(torch.zeros(2, 3, 0)), ValueError, r"policy has shape \[2, 3, 0\]"),
     (
         "no distribution",

@@ -512,6 +512,15 @@ def test_large_groups_of_few_responses_are_weighed_right() -> None:
     torch.testing.assert_close(found, -exact_policy_gradient(bandit, h, 1.0), rtol=1e-12, atol=1e-15)
 
 
+def test_the_steps_of_all_groups_are_at_most_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    bandit, h, loss = gallery.bandit([1.0, 0.0, 0.5]), torch.zeros(2, 3, dtype=F64), group_loss_variants()["rloo"]
+    monkeypatch.setattr("pgtheory._each_group.BATCH_LIMIT", 15 * 4)  # C(3 + 3, 4) groups of 4 responses of one step
+    expected_group_gradient(loss, bandit, h, horizon=1, size=4)
+    monkeypatch.setattr("pgtheory._each_group.BATCH_LIMIT", 15 * 4 - 1)
+    with pytest.raises(ValueError, match="there are 15 groups of 4 responses"):
+        expected_group_gradient(loss, bandit, h, horizon=1, size=4)
+
+
 def test_groups_too_many_to_count_are_refused_at_once() -> None:
     bandit, h = gallery.bandit([1.0, 0.0, 0.5]), torch.zeros(2, 3, dtype=F64)
     with pytest.raises(ValueError, match="size must be at most 50,000,000"):

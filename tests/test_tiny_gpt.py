@@ -133,6 +133,17 @@ def test_the_first_weights_have_the_spread_that_keeps_features_the_size_they_are
             assert abs(ratio - 1) < chance.most_errors(14) * math.sqrt(2 / weight.numel()), name
 
 
+@pytest.mark.parametrize("start", [1, 3, 4])
+def test_pretraining_reads_the_tokens_behind_the_prompt(start: int) -> None:
+    model = TinyGPT(6, context_length=5, width=16, n_layers=1, generator=seeded())
+    sequences = (torch.arange(6)[:, None] + torch.arange(5)) % 6
+    batch = sequences[torch.randint(6, (64,), generator=seeded(2))]
+    logits = model(batch[:, :-1]).logits[:, start - 1 :]
+    expected = nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, start:].flatten())
+    losses = pretrain(model, sequences, n_steps=1, prompt_length=start, generator=seeded(2))
+    torch.testing.assert_close(losses[0], expected.detach())
+
+
 def test_pretraining_starts_at_the_cross_entropy_and_learns_to_count() -> None:
     model = TinyGPT(6, context_length=5, width=16, n_layers=1, generator=seeded())
     sequences = (torch.arange(6)[:, None] + torch.arange(5)) % 6

@@ -379,6 +379,20 @@ class TestDerivatives:
         assert torch.autograd.gradcheck(solution, (preferences, b))
         assert torch.autograd.gradgradcheck(solution, (preferences, b))
 
+    def test_the_policy_alone_may_need_a_derivative(self, route: str) -> None:
+        mdp = gallery.garnet(5, 2, 2, stop_probability=0.2, seed=3)
+        h = torch.randn(6, 2, dtype=torch.float64, generator=seeded(), requires_grad=True)
+        b = torch.randn(6, dtype=torch.float64, generator=seeded(1))
+        assert torch.autograd.gradcheck(lambda h: solve_bellman(mdp, h.softmax(-1), 0.95, b), h)
+
+    def test_batches_of_larger_systems_are_solved_one_by_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        mdp = gallery.garnet(12, 3, 3, stop_probability=0.1, seed=2)
+        policies = torch.randn(2, 3, 13, 3, dtype=torch.float64, generator=seeded()).softmax(-1)
+        at_once = state_values(mdp, policies, 0.95)
+        monkeypatch.setattr(_linear, "BATCHED_STATES", 12)
+        torch.testing.assert_close(state_values(mdp, policies, 0.95), at_once, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(state_values(mdp, policies[1], 0.95), at_once[1], rtol=1e-12, atol=1e-14)
+
     @pytest.mark.equation("eq-value-derivative")
     @pytest.mark.parametrize("gamma", [0.9, 1.0])
     def test_derivative_is_adjoint_times_action_value(self, gamma: float, route: str) -> None:
