@@ -12,11 +12,11 @@ from pgtheory.trajectories import Trajectories
 
 
 def add_up(trajectories: Trajectories, weights: Tensor, policy: Tensor) -> Tensor:
-    """For each row of `weights`, `[..., T]`, the table `[..., S, A]` of the sums over the steps at (s, a)."""
-    cell = trajectories.states[..., :-1] * policy.shape[-1] + trajectories.actions
+    """For each row of `weights`, `[N, T]`, the table of the sums over the steps at (s, a): `[N, S, A]`."""
+    cell = trajectories.states[:, :-1] * policy.shape[-1] + trajectories.actions
     weights = wide(torch.where(trajectories.mask, weights, 0.0))
-    sums = weights.new_zeros(*weights.shape[:-1], policy.numel()).scatter_add(-1, cell, weights)
-    return sums.view(*weights.shape[:-1], *policy.shape)
+    sums = weights.new_zeros(len(weights), policy.numel()).scatter_add(1, cell, weights)
+    return sums.view(len(weights), *policy.shape)
 
 
 def log_policy_gradient(policy: Tensor, weights: Tensor) -> Tensor:

@@ -171,7 +171,7 @@ def test_a_temperature_without_an_inverse_gives_the_limit_row_by_row(dtype: torc
 
 @pytest.mark.usefixtures("route")
 def test_the_sum_of_many_masses_may_fall_short_by_its_rounding() -> None:
-    # Half of 2^15 equal tokens have the mass 1/2 exactly; a p that is larger by less than the sum's rounding is reached.
+    # Half of 2^15 equal tokens have the mass 1/2, which reaches a p that is larger by less than the sum's rounding.
     p = 0.5 * (1 + 2000 * torch.finfo(torch.float64).eps)
     for logits in (torch.zeros(2**15, dtype=torch.float64), torch.zeros(2, 2**15, dtype=torch.float64)):
         assert (top_p(logits, p).isfinite().sum(-1) == 2**14).all()
