@@ -13,7 +13,7 @@ from helpers import numpy_system, random_policy, seeded
 
 from pgtheory import gallery
 from pgtheory._elimination import eliminate
-from pgtheory._krylov import gmres
+from pgtheory._krylov import gmres, richardson
 from pgtheory.mdp import FiniteMDP, equiprobable_policy
 from pgtheory.trajectories import sample_trajectories
 from pgtheory.value_functions import (
@@ -107,6 +107,20 @@ class TestLimits:
         assert factors is not None
         assert sum(len(done.into.tail) for done in factors.rounds) == sum(len(done.states) for done in factors.rounds)
         assert factors.rest.tolist() == list(range(300))
+
+    @pytest.mark.parametrize(("rate", "arrives"), [(0.999, True), (0.99999, False)])
+    def test_backups_go_on_as_long_as_they_can_arrive(self, rate: float, arrives: bool) -> None:
+        # A = (1 − rate) I: the residual falls by this rate, to 1e-10 in 23,014 steps, or 2.3 million.
+        calls, b = 0, torch.ones(3, dtype=torch.float64)
+
+        def apply(x: torch.Tensor) -> torch.Tensor:
+            nonlocal calls
+            calls += 1
+            return (1 - rate) * x
+
+        x = richardson(apply, b, torch.zeros_like(b), 1e-10)
+        assert (float((b - apply(x)).abs().max()) <= 1e-10) == arrives
+        assert 23_000 < calls < 23_040 if arrives else calls < 3_000
 
     def test_gmres_stops_where_the_krylov_space_ends(self) -> None:
         b = torch.tensor([3.0, 4.0], dtype=torch.float64)  # of (0.6, 0.8) is nothing lost to rounding
