@@ -119,8 +119,8 @@ class Machine:
     def rounds(self, case: Case, sides: Mapping[str, Mapping[str, Any]], *, rounds: int, budget: float) -> Times:
         """Time each side once in every round; drop the rounds beside which a probe was slow.
 
-        What takes ten times as long as ours, and a good part of the budget, is timed in the first rounds only, and
-        those are kept.
+        Another side is first each time: it is the one that a sleeping core makes wait. What takes ten times as long as
+        ours, and a good part of the budget, is timed in the first rounds only, and those are kept.
         """
         times: dict[str, list[float | None]] = {side: [] for side in sides}
         units, ours = case.units(), sides["ours"]["again"]
@@ -135,7 +135,8 @@ class Machine:
             spent = time.perf_counter() - start
             if spent > budget and (done >= LEAST_ROUNDS or (done >= 3 and spent > 3 * budget)):
                 break
-            for side, x in sides.items():
+            in_turn = [*sides.items()]
+            for side, x in in_turn[done % len(sides) :] + in_turn[: done % len(sides)]:
                 if done >= rare.get(side, rounds):
                     times[side].append(None)
                     continue
