@@ -688,6 +688,16 @@ BAD = {
         ValueError,
         rf"there are 1,048,576 trajectories of up to 10 steps \({(21 * 8 + 10 * (4 + 1) + 2 + 4) / 1024:.3g} GiB\)",
     ),
+    "trajectories up to 2^53, all digits": (
+        lambda: enumerate_trajectories(*coins(torch.float32), horizon=26),
+        ValueError,
+        "there are 4,503,599,627,370,496 trajectories of up to 26 steps",
+    ),
+    "trajectories beyond 2^53": (
+        lambda: enumerate_trajectories(*coins(torch.float32), horizon=27),
+        ValueError,
+        r"there are about 1.8e\+16 trajectories of up to 27 steps",
+    ),
     "more trajectories than a float can count": (
         lambda: enumerate_trajectories(ROBOT, EVEN, horizon=10_000),
         ValueError,
