@@ -284,8 +284,9 @@ def keep(module: str, counts: Counter[str], which: slice) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", metavar="module", help="such as groups or training._ppo; all by default")
-    parser.add_argument("--sample", type=int, help="so many mutants of each module, drawn at random, always the same")
-    parser.add_argument("--more", type=int, help="so many others, behind those that the record is of")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--sample", type=int, help="so many mutants of each module, drawn at random, always the same")
+    which.add_argument("--more", type=int, help="so many others, behind those that the record is of")
     parser.add_argument("--minutes", type=float, default=1e6, help="begin no further mutant after so many minutes")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
@@ -301,7 +302,7 @@ def main() -> int:
     total: Counter[str] = Counter()
     rows = ["| module | places | run | killed | survived | equivalent |", "|---|---|---|---|---|---|"]
     for module in arguments.modules or TESTS:
-        drawn = scores()[module]["drawn"] if arguments.more else 0
+        drawn = scores().get(module, {}).get("drawn", 0) if arguments.more else 0
         which = slice(drawn, drawn + arguments.more if arguments.more else arguments.sample)
         n = run(module, which, until, servers)
         total += n

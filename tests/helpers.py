@@ -10,25 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgtheory import _compiled, gallery
+from pgtheory import _compiled
 from pgtheory.mdp import FiniteMDP
 
 ROOT = Path(__file__).parents[1]
 F64 = torch.float64
 HAS_NUMBA = importlib.util.find_spec("numba") is not None
 needs_numba = pytest.mark.skipif(not HAS_NUMBA, reason="needs the extra fast")
-
-MDPS = {
-    "robot": gallery.recycling_robot(),
-    "gridworld": gallery.gridworld(),
-    "4x4": gallery.gridworld_4x4(),
-    "corridor": gallery.short_corridor(),
-    "toy": gallery.two_state_toy(),
-    "student": gallery.student_mdp(),
-    "garnet": gallery.garnet(30, 3, 4, stop_probability=0.1, seed=1),
-    "gambler": gallery.gamblers_problem(goal=20),
-    "tokens": gallery.token_tree(3, 3),
-}
 
 
 def seeded(seed: int = 0) -> torch.Generator:

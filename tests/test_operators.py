@@ -6,9 +6,10 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from helpers import MDPS, numpy_system, randn, random_policy, seeded
+from helpers import numpy_system, randn, random_policy, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_mdps import MDPS
 
 from pgtheory import gallery
 from pgtheory.mdp import FiniteMDP, check_policy, equiprobable_policy

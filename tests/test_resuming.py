@@ -60,9 +60,10 @@ def on_cartpole() -> Trainer:
 
 
 def by_ppo(envs: Any = None, **changes: Any) -> PPOTrainer:
-    policy, critic = (NeuralPolicy(4, n, hidden=(8,), generator=generator(n)) for n in (2, 1))
-    adam = torch.optim.Adam([*policy.parameters(), *critic.parameters()], lr=0.01)
     envs = gymnasium.make_vec("CartPole-v1", num_envs=2) if envs is None else envs
+    sizes = int(envs.single_action_space.n), 1
+    policy, critic = (NeuralPolicy(4, n, hidden=(8,), generator=generator(n)) for n in sizes)
+    adam = torch.optim.Adam([*policy.parameters(), *critic.parameters()], lr=0.01)
     settings = {"n_steps": 6, "n_epochs": 1, "n_minibatches": 2, **changes}
     return PPOTrainer(policy, critic, envs, 0.99, optimizer=adam, generator=generator(1), **settings)
 
@@ -502,22 +503,7 @@ class Dial(gymnasium.Env[Any, int]):
 
 
 def test_environments_of_many_actions_are_brought_back(tmp_path: Path) -> None:
-    def build() -> PPOTrainer:
-        policy, critic = NeuralPolicy(4, 700, generator=generator()), NeuralPolicy(4, 1, generator=generator(1))
-        adam = torch.optim.Adam([*policy.parameters(), *critic.parameters()], lr=0.01)
-        return PPOTrainer(
-            policy,
-            critic,
-            SyncVectorEnv([Dial] * 2),
-            0.99,
-            n_steps=6,
-            n_epochs=1,
-            n_minibatches=2,
-            optimizer=adam,
-            generator=generator(1),
-        )
-
-    whole, first, second = build(), build(), build()
+    whole, first, second = (by_ppo(SyncVectorEnv([Dial] * 2)) for _ in range(3))
     first.run(2)
     second.load(file_of(first, tmp_path))
     assert second.run(2) == whole.run(4)[2:]

@@ -8,9 +8,10 @@ import pytest
 import scipy.sparse
 import scipy.sparse.linalg
 import torch
-from helpers import MDPS, numpy_system, numpy_values, random_policy, seeded
+from helpers import numpy_system, numpy_values, random_policy, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_mdps import MDPS
 from torch import Tensor
 
 from pgtheory import _krylov, _linear, gallery

@@ -481,14 +481,11 @@ def _if_sure(check: Check, function: Callable[..., Any], binding: Binding, repor
         if reading.doubt and reading.doubt(defaults, bool(report.mistakes)):
             search = _searched(check, function, binding, reading.declared)
             if search.reports and search.reports[-1][1].ok:
-                why = f"it is right as {reading.declared}{_otherwise(report)}: "
+                otherwise = f", and otherwise wrong{_named(report)}" if report.diagnosis else ""
+                why = f"it is right as {reading.declared}{otherwise}: "
                 why += f"declare layout={reading.declared!r} if this is what it is for"
                 return replace(report, abstains=why, mistakes=(), remarks=(), counterexample=None, details={})
     return report
-
-
-def _otherwise(report: Report) -> str:
-    return f", and otherwise wrong ({report.diagnosis})" if report.diagnosis else ""
 
 
 def _named(report: Report) -> str:

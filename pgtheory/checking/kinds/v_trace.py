@@ -367,11 +367,10 @@ def _readings(roles: frozenset[str]) -> list[Reading]:
     if not {"dones", "truncated"} <= roles or "terminated" in roles:
         return found
     text, alone = ", dones are terminations alone", {"dones": lambda x: x.terminated}
-    return [*found, *(r._replace(text=r.text + text, of={**r.of, **alone}, doubt=_may_be_meant) for r in found)]
-
-
-def _may_be_meant(defaults: Mapping[str, Any], known: bool) -> bool:
-    return True
+    return [
+        *found,
+        *(r._replace(text=r.text + text, of={**r.of, **alone}, doubt=lambda defaults, known: True) for r in found),
+    ]
 
 
 _NOT_TRIED = "a truncation inside a row was not tried: there is no argument for the value of each next state"
